@@ -1,0 +1,113 @@
+package frame
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// rowAlign is the alignment of rows in bytes: a cache line, and the widest vector register FFmpeg and the engines use.
+const rowAlign = 64
+
+// TooLargeError says that one buffer alone exceeds the pool's whole budget.
+type TooLargeError struct{ Need, Budget int64 }
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("a frame needs %d bytes, more than the job's whole frame memory of %d bytes", e.Need, e.Budget)
+}
+
+// Pool hands out frames and planes whose memory together never exceeds a budget; who asks for more waits until something
+// is released. Buffers are reused, so that a steady stream of equal frames allocates nothing. Safe for concurrent use.
+type Pool struct {
+	budget int64
+	sem    *semaphore.Weighted
+	inUse  atomic.Int64
+
+	mu   sync.Mutex
+	free [][]byte // released buffers of the size last asked for
+}
+
+// NewPool returns a pool that holds at most budget bytes of frame memory at once.
+func NewPool(budget int64) *Pool {
+	return &Pool{budget: budget, sem: semaphore.NewWeighted(budget)}
+}
+
+// InUse returns the bytes handed out and not yet released.
+func (p *Pool) InUse() int64 { return p.inUse.Load() }
+
+// Budget returns the most bytes the pool hands out at once.
+func (p *Pool) Budget() int64 { return p.budget }
+
+// Get returns a frame of the given format and size whose sample values are undefined. It waits while the budget is used up
+// and returns ctx's cause when that ends first, or a *TooLargeError when waiting could not help.
+func (p *Pool) Get(ctx context.Context, format Format, width, height int) (*Frame, error) {
+	var sizes, strides [4]int
+	total := 0
+	for i := range format.Planes() {
+		w, h := format.PlaneSize(i, width, height)
+		strides[i] = align(w * format.SampleBytes())
+		sizes[i] = strides[i] * h
+		total += sizes[i]
+	}
+	buf, err := p.take(ctx, total)
+	if err != nil {
+		return nil, err
+	}
+	f := &Frame{Width: width, Height: height, Format: format, buf: buf, pool: p}
+	at := 0
+	for i := range format.Planes() {
+		w, h := format.PlaneSize(i, width, height)
+		f.Planes[i] = Plane{Data: buf[at : at+sizes[i] : at+sizes[i]], Stride: strides[i], Width: w, Height: h, Depth: format.Depth}
+		at += sizes[i]
+	}
+	return f, nil
+}
+
+// Release returns the frame's memory to its pool. Nothing of the frame may be used afterwards; a second call does nothing.
+func (f *Frame) Release() {
+	if f == nil || f.pool == nil {
+		return
+	}
+	f.pool.give(f.buf)
+	f.pool, f.buf, f.Planes, f.SideData = nil, nil, [4]Plane{}, nil
+}
+
+// Luma returns the frame's first plane.
+func (f *Frame) Luma() Plane { return f.Planes[0] }
+
+func (p *Pool) take(ctx context.Context, n int) ([]byte, error) {
+	if int64(n) > p.budget {
+		return nil, &TooLargeError{Need: int64(n), Budget: p.budget}
+	}
+	if err := p.sem.Acquire(ctx, int64(n)); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	p.inUse.Add(int64(n))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if k := len(p.free); k > 0 {
+		if buf := p.free[k-1]; len(buf) == n {
+			p.free = p.free[:k-1]
+			return buf, nil
+		}
+		p.free = nil // another frame size: what is kept would never be asked for again
+	}
+	return make([]byte, n), nil
+}
+
+func (p *Pool) give(buf []byte) {
+	n := int64(len(buf))
+	p.mu.Lock()
+	if len(p.free) > 0 && len(p.free[0]) != len(buf) {
+		p.free = nil
+	}
+	p.free = append(p.free, buf)
+	p.mu.Unlock()
+	p.inUse.Add(-n)
+	p.sem.Release(n)
+}
+
+func align(n int) int { return (n + rowAlign - 1) &^ (rowAlign - 1) }
