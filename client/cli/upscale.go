@@ -1,0 +1,227 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"upscaler/client"
+	upscalev1 "upscaler/gen/upscale/v1"
+)
+
+// upscaleFlags are the flags of upscale beside those that describe the job.
+type upscaleFlags struct {
+	settings
+	output       string
+	overwrite    bool
+	skipExisting bool
+	json         bool
+	wait         time.Duration
+}
+
+func (a *app) upscaleCommand() *cobra.Command {
+	f := &upscaleFlags{}
+	cmd := &cobra.Command{
+		Use:   "upscale INPUT...",
+		Short: "Upscale videos",
+		Long: `Upscales videos, and folders of videos. Each result lies beside its original, named video.x2.mp4 after video.mp4, unless
+--output says otherwise. Nothing is overwritten unasked. While a result grows it has a temporary name.
+
+A - as INPUT is standard input; as --output it is standard output.`,
+		Example: `  sr-client upscale video.mp4
+  sr-client upscale in.mkv -o out.mkv --scale 4 --server gpu-box:50051
+  sr-client upscale *.mp4 holiday/ -o upscaled/
+  sr-client upscale in.ts --codec hevc --crf 20 --preset slow -o out.mp4
+  ffmpeg -i rtmp://camera/live -c copy -f matroska - | sr-client upscale - | mpv -`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.upscale(cmd.Context(), f, args)
+		},
+	}
+	f.addFlags(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&f.output, "output", "o", "", "name of the result, or a folder for the results; - is standard output")
+	flags.BoolVar(&f.overwrite, "overwrite", false, "replace files that exist")
+	flags.BoolVar(&f.skipExisting, "skip-existing", false, "leave out inputs whose result exists")
+	flags.DurationVar(&f.wait, "wait", client.DefaultPatience, "how long to keep asking a server that is full")
+	flags.BoolVar(&f.json, "json", false, "tell what happens as JSON, one event a line, on standard output\n(on standard error when the video goes to standard output)")
+	cmd.MarkFlagsMutuallyExclusive("overwrite", "skip-existing")
+	return cmd
+}
+
+// upscale runs the command: all tasks one after the other, since a server spends all it has on one job, too.
+func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	if args[0] == standard && isTerminal(a.stdin) {
+		return usagef("standard input is a terminal; pipe a video into it")
+	}
+	// Before a server is bothered or started, find what cannot work. Only the scale may be unknown yet, and with it some names.
+	if f.scale != 0 {
+		if _, err := planTasks(args, f.output, &f.settings, isTerminal(a.stdout)); err != nil {
+			return err
+		}
+	} else if _, _, err := findInputs(args); err != nil {
+		return err
+	}
+	toStdout := f.output == standard || (f.output == "" && args[0] == standard)
+	report := a.newReporter(f.json, toStdout, len(args) > 1 || isFolder(args[0]))
+	defer report.close()
+
+	var server *session
+	defer func() {
+		if server != nil {
+			server.close()
+		}
+	}()
+	connect := func() (err error) {
+		if server == nil {
+			server, err = a.connect(ctx, report.say)
+		}
+		return err
+	}
+	if f.scale == 0 {
+		if f.model != "" {
+			if err := connect(); err != nil {
+				return err
+			}
+		}
+		if err := f.resolveScale(ctx, server); err != nil {
+			return err
+		}
+	}
+	tasks, err := planTasks(args, f.output, &f.settings, isTerminal(a.stdout))
+	if err != nil {
+		return err
+	}
+	report.plan(tasks)
+
+	var failed []error
+	for _, t := range tasks {
+		if f.skipExisting && !t.toStream && exists(t.out) {
+			report.skip(t)
+			continue
+		}
+		report.begin(t)
+		err := t.checkFiles(f.overwrite)
+		if err == nil {
+			err = connect()
+		}
+		var done *result
+		if err == nil {
+			done, err = a.runTask(ctx, f, server, t, report)
+		}
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		report.end(t, done, err)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	report.close()
+	if len(failed) > 0 {
+		return &reportedError{failed[len(failed)-1]}
+	}
+	return nil
+}
+
+// result is what a task has come to.
+type result struct {
+	accepted *upscalev1.Accepted
+	summary  *upscalev1.Summary
+	size     uint64        // of the output in bytes
+	elapsed  time.Duration // from the start of the upload to the file's final name
+}
+
+// runTask upscales one input.
+func (a *app) runTask(ctx context.Context, f *upscaleFlags, c *session, t *task, report reporter) (*result, error) {
+	began := time.Now()
+	name := "stdin"
+	// A terminal or a pipe is hidden behind a plain reader: nothing but its bytes can be had from it.
+	in := io.Reader(struct{ io.Reader }{a.stdin})
+	if t.in != standard {
+		file, err := os.Open(t.in)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = file.Close() }()
+		in, name = file, filepath.Base(t.in)
+	}
+
+	out, commit, abort, err := a.openOutput(t, f.overwrite)
+	if err != nil {
+		return nil, err
+	}
+	defer abort()
+
+	r := &result{}
+	r.summary, err = c.Upscale(ctx, client.Job{
+		Settings: f.start(name, t.size, t.container),
+		In:       in,
+		Out:      out,
+		Patience: patience(f.wait),
+		On: func(e client.Event) {
+			if e.Accepted != nil {
+				r.accepted = e.Accepted
+			}
+			report.event(t, e)
+		},
+	})
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if err := commit(); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil, errExists(t.out)
+		}
+		return nil, err
+	}
+	r.size, r.elapsed = out.Size(), time.Since(began)
+	return r, nil
+}
+
+// patience turns the flag's 0, no waiting, into the client's way to say so.
+func patience(wait time.Duration) time.Duration {
+	if wait <= 0 {
+		return -1
+	}
+	return wait
+}
+
+// openOutput opens what a task writes to. Exactly one of commit and abort has an effect; abort may be called after commit.
+func (a *app) openOutput(t *task, overwrite bool) (out *client.Output, commit func() error, abort func(), err error) {
+	nothing := func() {}
+	if t.out == standard {
+		return client.ToStream(a.stdout), func() error { return nil }, nothing, nil
+	}
+	if t.toStream {
+		file, err := os.OpenFile(t.out, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return client.ToStream(file), func() error { return nil }, func() { _ = file.Close() }, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(t.out), 0o777); err != nil { //nolint:gosec // the umask decides
+		return nil, nil, nil, fmt.Errorf("make the output's folder: %w", err)
+	}
+	file, err := client.CreateFile(t.out, overwrite)
+	if errors.Is(err, fs.ErrExist) {
+		err = errExists(t.out)
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return client.ToFile(file), file.Commit, file.Abort, nil
+}

@@ -1,0 +1,116 @@
+package client
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+)
+
+// File is a result on its way to its name: it grows under a temporary one beside it and gets its own in Commit, so that a
+// file with the final name is always whole.
+type File struct {
+	file      *os.File // nil after Commit or Abort
+	temp      string
+	path      string
+	overwrite bool
+}
+
+// maxTempBase bounds how much of the final name goes into the temporary one, in bytes: with what is added it must stay
+// under the 255 that file systems allow.
+const maxTempBase = 200
+
+// CreateFile begins a file that will be called path. It fails with fs.ErrExist when there is one and overwrite is false; a
+// symbolic link is followed. The caller must call Commit or Abort.
+func CreateFile(path string, overwrite bool) (*File, error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if !overwrite {
+			return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+		}
+		if !info.Mode().IsRegular() {
+			return nil, &fs.PathError{Op: "overwrite", Path: path, Err: errors.New("not a regular file")}
+		}
+	}
+	dir, base := filepath.Split(path)
+	if len(base) > maxTempBase {
+		base = base[:maxTempBase]
+		for !utf8.ValidString(base) && len(base) > maxTempBase-utf8.UTFMax {
+			base = base[:len(base)-1]
+		}
+	}
+	temp := filepath.Join(dir, "."+base+".part-"+strings.ToLower(rand.Text()[:8]))
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666) //nolint:gosec // the umask decides, as for any new file
+	if err != nil {
+		return nil, err
+	}
+	return &File{file: f, temp: temp, path: path, overwrite: overwrite}, nil
+}
+
+// WriteAt implements io.WriterAt.
+func (f *File) WriteAt(p []byte, off int64) (int, error) { return f.file.WriteAt(p, off) }
+
+// Path returns the final name.
+func (f *File) Path() string { return f.path }
+
+// Commit makes the content durable and gives the file its name. After a failure nothing is left behind. Without overwrite
+// a file that has got the name in the meantime stays, and the error is fs.ErrExist.
+func (f *File) Commit() error {
+	err := f.file.Sync()
+	if e := f.file.Close(); err == nil {
+		err = e
+	}
+	f.file = nil
+	if err == nil {
+		err = f.rename()
+	}
+	if err != nil {
+		_ = os.Remove(f.temp)
+		return fmt.Errorf("finish %s: %w", f.path, err)
+	}
+	syncDir(filepath.Dir(f.path))
+	return nil
+}
+
+func (f *File) rename() error {
+	if f.overwrite {
+		return os.Rename(f.temp, f.path)
+	}
+	// A rename would replace what has appeared under the name since CreateFile looked; a link does not.
+	err := os.Link(f.temp, f.path)
+	switch {
+	case err == nil:
+		return os.Remove(f.temp)
+	case errors.Is(err, fs.ErrExist):
+		return fs.ErrExist
+	}
+	// A file system without hard links.
+	if _, err := os.Lstat(f.path); err == nil {
+		return fs.ErrExist
+	}
+	return os.Rename(f.temp, f.path)
+}
+
+// Abort removes what was written. It does nothing after Commit.
+func (f *File) Abort() {
+	if f.file == nil {
+		return
+	}
+	_ = f.file.Close()
+	f.file = nil
+	_ = os.Remove(f.temp)
+}
+
+// syncDir makes a rename durable where directories can be synced; elsewhere the file system sees to it.
+func syncDir(dir string) {
+	if d, err := os.Open(dir); err == nil { //nolint:gosec // the user's own folder
+		_ = d.Sync()
+		_ = d.Close()
+	}
+}
