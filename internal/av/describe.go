@@ -16,11 +16,9 @@ import (
 	"github.com/asticode/go-astiav"
 )
 
-// Describe reads everything an opened demuxer knows into a Media, which the caller frees. VideoIndex is the stream given,
-// which must be a video stream. What only decoded frames tell (size, layout, colour) is taken from the codec parameters until
-// the caller knows better.
-func Describe(fc *astiav.FormatContext, videoIndex int) (*Media, error) {
-	m := &Media{VideoIndex: videoIndex}
+// Describe reads everything an opened demuxer knows into a Media, which the caller frees. UseVideo is to be called next.
+func Describe(fc *astiav.FormatContext) (*Media, error) {
+	m := &Media{VideoIndex: -1}
 	c := (*C.AVFormatContext)(raw(fc))
 	m.Metadata = Entries(fc.Metadata())
 	for _, s := range fc.Streams() {
@@ -48,6 +46,19 @@ func Describe(fc *astiav.FormatContext, videoIndex int) (*Media, error) {
 		}
 		m.Programs = append(m.Programs, prog)
 	}
+	if d := fc.Duration(); d != NoTimestamp && d > 0 && d <= math.MaxInt64/int64(time.Microsecond) {
+		m.Info.Duration = time.Duration(d) * time.Microsecond // AV_TIME_BASE is microseconds
+	}
+	m.Info.Container = fc.InputFormat().Name()
+	m.DurationGuessed = c.duration_estimation_method == C.AVFMT_DURATION_FROM_BITRATE
+	m.Info.Chapters = len(m.Chapters)
+	return m, nil
+}
+
+// UseVideo makes stream i the one that is decoded. What only decoded frames tell (size, layout, colour) is taken from its codec
+// parameters until the caller knows better.
+func (m *Media) UseVideo(i int) {
+	m.VideoIndex = i
 	v := m.Video()
 	m.VideoTimeBase = v.TimeBase
 	m.Width, m.Height = v.Params.Width(), v.Params.Height()
@@ -58,13 +69,7 @@ func Describe(fc *astiav.FormatContext, videoIndex int) (*Media, error) {
 		Transfer:       int(v.Params.ColorTransferCharacteristic()),
 		ChromaLocation: int(v.Params.ChromaLocation()),
 	}
-	if d := fc.Duration(); d != NoTimestamp && d > 0 && d <= math.MaxInt64/int64(time.Microsecond) {
-		m.Info.Duration = time.Duration(d) * time.Microsecond // AV_TIME_BASE is microseconds
-	}
-	m.Info.Container = fc.InputFormat().Name()
-	m.Info.Chapters = len(m.Chapters)
 	m.UpdateInfo()
-	return m, nil
 }
 
 // UpdateInfo fills Info.Streams from the other fields. To be called again after those have changed.

@@ -21,6 +21,8 @@ type Media struct {
 	Programs []Program
 	Metadata []KeyValue // of the whole file
 
+	DurationGuessed bool // Info.Duration and the streams' are estimates from bit rate and size
+
 	VideoIndex    int            // the stream that is decoded; all others arrive as packets
 	VideoTimeBase media.Rational // of frame.Frame.PTS and Duration; same as Streams[VideoIndex].TimeBase
 
@@ -144,6 +146,23 @@ func AllocPacket() *astiav.Packet {
 func FreePacket(p *astiav.Packet) {
 	if p != nil {
 		p.Free()
+		TrackClose()
+	}
+}
+
+// AllocFrame returns an empty frame, nil when out of memory. FreeFrame frees it.
+func AllocFrame() *astiav.Frame {
+	f := astiav.AllocFrame()
+	if f != nil {
+		TrackOpen()
+	}
+	return f
+}
+
+// FreeFrame frees a frame of AllocFrame; nil is ignored.
+func FreeFrame(f *astiav.Frame) {
+	if f != nil {
+		f.Free()
 		TrackClose()
 	}
 }

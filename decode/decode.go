@@ -1,0 +1,415 @@
+// Package decode turns the bytes of a video file, or of a live feed, into frames of one size and layout in pooled Go memory, and
+// into the packets of all other streams, which pass through as they are.
+//
+// The bytes come from a stranger. Only the formats of formats.go are opened, nothing else is read whatever the file names,
+// and every size the file claims is held against a limit before memory is spent on it.
+package decode
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"upscaler/internal/av"
+	"upscaler/internal/frame"
+	"upscaler/internal/media"
+	"upscaler/internal/notice"
+
+	"github.com/asticode/go-astiav"
+)
+
+// Limits bound what an input may cost. A zero field means its default.
+type Limits struct {
+	MaxPixels       int64         // width times height of a picture
+	MaxStreams      int           // streams of a file, attachments included
+	MaxPacketBytes  int64         // one packet
+	MaxHeadBytes    int64         // headers read in large pieces: attached fonts and pictures
+	ProbeBytes      int64         // read to learn what the streams are
+	AnalyzeDuration time.Duration // media time read to learn what the streams are
+	PrerollBytes    int64         // packets of other streams read before the first picture
+}
+
+// DefaultLimits returns the limits that hold where Limits has zeros.
+func DefaultLimits() Limits {
+	return Limits{
+		MaxPixels:       4096 * 2304,     // DCI 4K and UHD; twice as wide and high is what encoders take
+		MaxStreams:      256,             // Blu-ray remuxes with all languages and fonts have about a hundred
+		MaxPacketBytes:  64 << 20,        // an uncompressed UHD picture of 4:2:2 at 16 bits takes 35 MB
+		MaxHeadBytes:    256 << 20,       // fonts of an elaborately subtitled film
+		ProbeBytes:      5_000_000,       // FFmpeg's own default
+		AnalyzeDuration: 5 * time.Second, // FFmpeg's own default
+		PrerollBytes:    64 << 20,        // an hour of sound
+	}
+}
+
+// Deinterlace says what happens to interlaced video.
+type Deinterlace int
+
+// The ways to treat interlaced video; the values are those of upscale.v1.Deinterlace.
+const (
+	DeinterlaceAuto Deinterlace = 0 // frames that say that they are interlaced
+	DeinterlaceOn   Deinterlace = 1 // every frame
+	DeinterlaceOff  Deinterlace = 2 // none
+)
+
+// Options say how to decode an input.
+type Options struct {
+	Name   string // the file's name; not used to open anything, only to choose between formats that look alike
+	Limits Limits
+	Pool   *frame.Pool // memory of the frames handed out; must hold at least one
+	// Notify receives notices, at most one of each code and stream; nil discards them.
+	Notify  notice.Func
+	Threads int // threads of the decoder; 0 means 2
+	// Spool makes storage for an input that cannot be read front to back; nil means that such inputs are refused.
+	Spool       func() (Spool, error)
+	Deinterlace Deinterlace
+}
+
+// defaultThreads is small because each thread holds a frame of its own, and the network needs the cores more.
+const defaultThreads = 2
+
+// Unit is what Next returns: a frame or a packet, never both. The caller owns it: Frame.Release or Packet.Free.
+type Unit struct {
+	Frame  *frame.Frame
+	Packet *av.Packet
+}
+
+func (u Unit) free() {
+	u.Frame.Release()
+	u.Packet.Free()
+}
+
+// Stats are counters of a Source. They may be read while it works.
+type Stats struct {
+	Frames         uint64        // frames handed out
+	Bytes          uint64        // bytes of the input read
+	DamagedPackets uint64        // packets or frames the decoder could not, or only partly, make sense of
+	Busy           time.Duration // time spent decoding, without waiting for input or for frame memory
+}
+
+// Source is an input being decoded. One goroutine uses it; only Stats may be called from others.
+type Source struct {
+	opts  Options
+	media *av.Media
+
+	reader  *reader
+	spool   Spool
+	input   *av.Input
+	format  *astiav.FormatContext
+	packet  *astiav.Packet
+	video   *video
+	time    *timeline
+	notices map[notice.Notice]bool // sent, by code and stream
+
+	pending []Unit  // read but not yet handed out
+	preroll int64   // bytes of the packets in pending, while there is no picture yet
+	drained bool    // no packet and no frame will come any more
+	eof     bool    // the demuxer has ended; the decoder may still hold frames
+	end     []int64 // how far each stream reaches, in its time base, or NoTimestamp
+	known   bool    // the first bytes are those of a format we read
+	given   bool    // the first picture has been decoded and Media is complete
+
+	frames, bytes, damaged atomic.Uint64
+	busy                   atomic.Int64
+}
+
+// Open reads the head of an input, up to and including its first picture, so that Media knows what frames will look like.
+//
+// r blocks until there are bytes; when ctx ends, its Read must return ctx's cause. What is wrong with the input is an
+// *InputError; the reader's, the spool's and ctx's errors are returned as they are.
+func Open(ctx context.Context, r io.Reader, opts Options) (_ *Source, err error) {
+	opts.Limits = opts.Limits.withDefaults()
+	if opts.Threads <= 0 {
+		opts.Threads = defaultThreads
+	}
+	s := &Source{opts: opts, reader: &reader{r: r}, notices: map[notice.Notice]bool{}}
+	defer s.enter(ctx)()
+	defer func() {
+		if err != nil {
+			s.media.Free()
+			s.Close()
+		}
+	}()
+	if err := s.openDemuxer(); err != nil {
+		return nil, err
+	}
+	for !s.given {
+		if err := s.step(); err != nil {
+			return nil, err
+		}
+		if s.drained && !s.given {
+			return nil, s.nothingDecoded()
+		}
+		if s.preroll > opts.Limits.PrerollBytes {
+			return nil, inputError(Damaged, nil, "No picture could be decoded within the first %d MiB of the other streams.",
+				opts.Limits.PrerollBytes>>20)
+		}
+	}
+	return s, nil
+}
+
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	if l.MaxPixels <= 0 {
+		l.MaxPixels = d.MaxPixels
+	}
+	if l.MaxStreams <= 0 {
+		l.MaxStreams = d.MaxStreams
+	}
+	if l.MaxPacketBytes <= 0 {
+		l.MaxPacketBytes = d.MaxPacketBytes
+	}
+	if l.MaxHeadBytes <= 0 {
+		l.MaxHeadBytes = d.MaxHeadBytes
+	}
+	if l.ProbeBytes <= 0 {
+		l.ProbeBytes = d.ProbeBytes
+	}
+	if l.AnalyzeDuration <= 0 {
+		l.AnalyzeDuration = d.AnalyzeDuration
+	}
+	if l.PrerollBytes <= 0 {
+		l.PrerollBytes = d.PrerollBytes
+	}
+	return l
+}
+
+// Media returns what the input holds. It is the caller's from now on, who calls its Free when Source and output are closed.
+func (s *Source) Media() *av.Media { return s.media }
+
+// Next returns the next frame or packet, in the order in which the file holds them, except that a frame comes when the decoder
+// has finished it. It returns io.EOF at the end, and the cause of ctx soon after ctx ends. It waits while the pool has no memory for
+// a frame. After any error the Source is only good to be closed.
+func (s *Source) Next(ctx context.Context) (Unit, error) {
+	defer s.enter(ctx)()
+	for len(s.pending) == 0 {
+		if s.drained {
+			return Unit{}, io.EOF
+		}
+		if err := s.step(); err != nil {
+			return Unit{}, err
+		}
+	}
+	u := s.pending[0]
+	s.pending[0] = Unit{}
+	s.pending = s.pending[1:]
+	if u.Frame != nil {
+		s.frames.Add(1)
+	}
+	return u, nil
+}
+
+// Stats returns the counters.
+func (s *Source) Stats() Stats {
+	return Stats{
+		Frames:         s.frames.Load(),
+		Bytes:          s.bytes.Load(),
+		DamagedPackets: s.damaged.Load(),
+		Busy:           time.Duration(s.busy.Load()),
+	}
+}
+
+// Close frees everything but Media and what Next has handed out. A second call does nothing.
+func (s *Source) Close() error {
+	for _, u := range s.pending {
+		u.free()
+	}
+	s.pending = nil
+	s.drained = true
+	if s.video != nil {
+		s.video.close()
+		s.video = nil
+	}
+	s.closeFormat()
+	av.FreePacket(s.packet)
+	s.packet = nil
+	s.input.Free()
+	if s.spool != nil {
+		err := s.spool.Close()
+		s.spool = nil
+		return err
+	}
+	return nil
+}
+
+// enter makes ctx the one that ends waiting during a call, and returns the function that ends the call.
+func (s *Source) enter(ctx context.Context) func() {
+	s.reader.ctx = ctx
+	start, waited := time.Now(), s.reader.waited
+	return func() {
+		s.busy.Add(int64(time.Since(start) - (s.reader.waited - waited)))
+		s.bytes.Store(uint64(s.reader.read))
+		s.reader.ctx = nil
+	}
+}
+
+// notify sends a notice unless one of the same code and stream has been sent.
+func (s *Source) notify(code notice.Code, stream int, text string) {
+	key := notice.Notice{Code: code, Stream: stream}
+	if s.notices[key] || s.opts.Notify == nil {
+		return
+	}
+	s.notices[key] = true
+	s.opts.Notify(notice.Notice{Code: code, Text: text, Stream: stream})
+}
+
+// step does one piece of work: takes one frame from the decoder, or reads one packet.
+func (s *Source) step() error {
+	if err := context.Cause(s.reader.ctx); err != nil {
+		return err
+	}
+	got, err := s.video.receive()
+	switch {
+	case err != nil:
+		return err
+	case got == receivedFrame:
+		return nil
+	case got == receivedEnd:
+		s.drained = true
+		s.checkLength()
+		return nil
+	}
+	return s.readPacket()
+}
+
+func (s *Source) readPacket() error {
+	s.input.Allow(s.opts.Limits.MaxPacketBytes)
+	if err := s.format.ReadFrame(s.packet); err != nil {
+		if err := s.inputErr(); err != nil {
+			return err
+		}
+		switch {
+		case errors.Is(err, astiav.ErrEagain):
+			return nil
+		case !errors.Is(err, astiav.ErrEof):
+			s.noteDamage("The input ends early or is damaged; what could be read up to there is used.")
+		}
+		s.eof = true
+		return s.video.drain()
+	}
+	defer s.packet.Unref()
+	i := s.packet.StreamIndex()
+	if i >= len(s.media.Streams) {
+		s.notify(notice.StreamDropped, i, "A stream that begins in the middle of the file is left out.")
+		return nil
+	}
+	if int64(s.packet.Size()) > s.opts.Limits.MaxPacketBytes {
+		return inputError(TooLarge, nil, "A packet of the input has %d bytes; at most %d are accepted.",
+			s.packet.Size(), s.opts.Limits.MaxPacketBytes)
+	}
+	if s.packet.Flags().Has(astiav.PacketFlagCorrupt) {
+		s.noteDamage("Parts of the input are damaged or missing.")
+	}
+	s.time.packet(s.packet, i != s.media.VideoIndex)
+	s.noteEnd(i, s.packet)
+	if i == s.media.VideoIndex {
+		return s.video.send(s.packet)
+	}
+	p := av.AllocPacket()
+	if p == nil {
+		return errNoMemory
+	}
+	p.MoveRef(s.packet)
+	out := av.NewPacket(p, s.media.Streams[i].TimeBase)
+	s.pending = append(s.pending, Unit{Packet: out})
+	if !s.given {
+		s.preroll += int64(out.Size())
+	}
+	return nil
+}
+
+// noteDamage counts a damaged packet or frame, and tells the user once.
+func (s *Source) noteDamage(text string) {
+	s.damaged.Add(1)
+	s.notify(notice.InputDamaged, notice.NoStream, text)
+}
+
+// noteEnd remembers how far each stream reaches.
+func (s *Source) noteEnd(i int, p *astiav.Packet) {
+	if t := p.Pts(); t != av.NoTimestamp {
+		s.end[i] = max(s.end[i], t+p.Duration())
+	}
+}
+
+// missing is how many seconds a file may end before its header says without being called truncated: headers round, and
+// count the last frame's duration in different ways.
+const missing = 0.5
+
+// checkLength tells the user when the file has ended long before its header says. A truncated file is no error for most
+// demuxers: it just ends.
+func (s *Source) checkLength() {
+	if s.media.DurationGuessed {
+		return
+	}
+	reached, promised := math.Inf(-1), math.Inf(-1)
+	for i, st := range s.media.Streams {
+		if s.end[i] != av.NoTimestamp {
+			reached = max(reached, st.TimeBase.Seconds(s.end[i]))
+		}
+		if st.Duration > 0 && st.StartTime != av.NoTimestamp && !st.AttachedPicture {
+			promised = max(promised, st.TimeBase.Seconds(st.StartTime+st.Duration))
+		}
+	}
+	if promised-reached > missing && !math.IsInf(reached, 0) {
+		s.noteDamage("The input ends early; what could be read up to there is used.")
+	}
+}
+
+// nothingDecoded says why there is no picture at all.
+func (s *Source) nothingDecoded() error {
+	if s.damaged.Load() == 0 {
+		return inputError(Damaged, nil, "The input has no picture: it ends before the first one.")
+	}
+	return inputError(Damaged, nil, "No picture of the input could be decoded: it is damaged, truncated, or larger than %d pixels.",
+		s.opts.Limits.MaxPixels)
+}
+
+// inputErr returns the reader's error as the caller should see it, nil when the reader is fine.
+func (s *Source) inputErr() error {
+	err := s.input.Err()
+	if errors.Is(err, av.ErrTooMuch) {
+		return inputError(TooLarge, err, "The input claims a packet or header of more than %d MiB.",
+			max(s.opts.Limits.MaxPacketBytes, 1<<20)>>20)
+	}
+	return err
+}
+
+var errNoMemory = errors.New("out of memory for a packet")
+
+// reader counts what is read from r and how long that had to wait, and stops with the cause of ctx.
+type reader struct {
+	ctx    context.Context
+	r      io.Reader
+	read   int64
+	ended  bool // r has told its end
+	waited time.Duration
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	if err := context.Cause(r.ctx); err != nil {
+		return 0, err
+	}
+	done := r.wait()
+	n, err := r.r.Read(p)
+	done()
+	r.read += int64(max(n, 0))
+	r.ended = r.ended || err == io.EOF
+	return n, err
+}
+
+// wait returns a function that counts the time since as waited.
+func (r *reader) wait() func() {
+	start := time.Now()
+	return func() { r.waited += time.Since(start) }
+}
+
+// microseconds returns a duration in FFmpeg's microseconds.
+func microseconds(d time.Duration) int64 { return int64(d / time.Microsecond) }
+
+// isVideo tells whether a stream shows moving pictures: not cover art and not preview pictures.
+func isVideo(s *av.Stream) bool {
+	return s.Kind == media.KindVideo && !s.AttachedPicture && !s.Disposition.Has(astiav.DispositionFlagTimedThumbnails)
+}

@@ -1,0 +1,5 @@
+package decode
+
+type deinterlacer struct{}
+
+func (d *deinterlacer) close() {}

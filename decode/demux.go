@@ -1,0 +1,252 @@
+package decode
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"upscaler/internal/av"
+	"upscaler/internal/notice"
+
+	"github.com/asticode/go-astiav"
+)
+
+// formats are the demuxers that may be used, by FFmpeg's names. None of them opens other files by itself; playlists (HLS, DASH,
+// ffconcat), SDP and everything that names files or addresses is left out. Those of sound alone are there so that a sound file
+// gets an answer that says so.
+var formats = strings.Join([]string{
+	"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "mpeg", "flv", "avi", "ogg", "asf", "ivf", "obu",
+	"h264", "hevc", "m4v", "mpegvideo", "yuv4mpegpipe", "gif", "apng",
+	"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe",
+	"aac", "mp3", "flac", "wav",
+}, ",")
+
+// noMemory is FFmpeg's ENOMEM: it wanted more than its allocator or max_streams allows.
+const noMemory = astiav.Error(-int(syscall.ENOMEM))
+
+// openDemuxer looks at the first bytes, spools the input if it must, and opens it, its streams and the video decoder.
+func (s *Source) openDemuxer() error {
+	r, size, err := s.prepare()
+	if err != nil {
+		return err
+	}
+	if s.input, err = av.NewInput(r, size); err != nil {
+		return err
+	}
+	if s.packet = av.AllocPacket(); s.packet == nil {
+		return errNoMemory
+	}
+	s.input.Allow(s.opts.Limits.MaxHeadBytes)
+	if err := s.openFormat(); err != nil {
+		return err
+	}
+	if n := s.format.NbStreams(); n > s.opts.Limits.MaxStreams {
+		return s.tooManyStreams(n)
+	}
+	if err := av.FindStreamInfo(s.format, s.opts.Limits.MaxPixels); err != nil {
+		if err := s.inputErr(); err != nil {
+			return err
+		}
+		return inputError(Damaged, err, "The input's streams cannot be understood; it may be damaged or truncated.")
+	}
+	if err := s.inputErr(); err != nil {
+		return err
+	}
+	if n := s.format.NbStreams(); n > s.opts.Limits.MaxStreams {
+		return s.tooManyStreams(n)
+	}
+	return s.describe()
+}
+
+// prepare returns the reader the demuxer will use, and the input's size when that reader can seek, else -1.
+func (s *Source) prepare() (io.Reader, int64, error) {
+	var head []byte
+	for {
+		how, need := scanBoxes(head)
+		if how == accessStream {
+			break
+		}
+		if how == accessSeek {
+			return s.fill(head)
+		}
+		was := len(head)
+		head = append(head, make([]byte, need-was)...)
+		n, err := io.ReadFull(s.reader, head[was:])
+		head = head[:was+n]
+		if s.reader.ended {
+			break
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	if len(head) == 0 {
+		return nil, 0, inputError(Empty, nil, "The input is empty.")
+	}
+	s.known = knownMagic(head)
+	return io.MultiReader(bytes.NewReader(head), s.reader), -1, nil
+}
+
+// fill spools the whole input, whose first bytes have been read already.
+func (s *Source) fill(head []byte) (io.Reader, int64, error) {
+	s.known = true
+	if s.opts.Spool == nil {
+		return nil, 0, inputError(Unsupported, nil,
+			"This MP4 has its index at the end and cannot be read as a stream; remux it with -movflags +faststart.")
+	}
+	s.notify(notice.InputSpooled, notice.NoStream,
+		"The MP4's index is at its end, so the whole input is stored on the server before work starts.")
+	spool, err := s.opts.Spool()
+	if err != nil {
+		return nil, 0, err
+	}
+	s.spool = spool
+	size, err := io.CopyBuffer(struct{ io.Writer }{spool}, io.MultiReader(bytes.NewReader(head), s.reader), make([]byte, spoolBuffer))
+	var full *SpoolLimitError
+	if errors.As(err, &full) {
+		return nil, 0, inputError(TooLarge, err,
+			"This MP4 has its index at the end and is larger than the %d MiB that may be stored; remux it with -movflags +faststart.",
+			full.Limit>>20)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, err := spool.Seek(0, io.SeekStart); err != nil {
+		return nil, 0, fmt.Errorf("rewinding the spool: %w", err)
+	}
+	return &spooled{Spool: spool, reader: s.reader}, size, nil
+}
+
+// spooled reads from the spool and stops with the cause of the call's context.
+type spooled struct {
+	Spool
+	reader *reader
+}
+
+func (s *spooled) Read(p []byte) (int, error) {
+	if err := context.Cause(s.reader.ctx); err != nil {
+		return 0, err
+	}
+	return s.Spool.Read(p)
+}
+
+func (s *Source) openFormat() error {
+	l := s.opts.Limits
+	fc := astiav.AllocFormatContext()
+	if fc == nil {
+		return errNoMemory
+	}
+	av.TrackOpen()
+	s.input.Attach(fc)
+	opened := false
+	err := av.WithOptions(map[string]string{
+		"format_whitelist":   formats,
+		"protocol_whitelist": "", // nothing
+		"probesize":          strconv.FormatInt(l.ProbeBytes, 10),
+		"analyzeduration":    strconv.FormatInt(microseconds(l.AnalyzeDuration), 10),
+		"max_streams":        strconv.Itoa(l.MaxStreams),
+	}, func(d *astiav.Dictionary) error {
+		if err := fc.OpenInput("", nil, d); err != nil {
+			return err
+		}
+		opened = true
+		return nil
+	})
+	if !opened { // FFmpeg has freed the context
+		av.TrackClose()
+		return s.openError(err)
+	}
+	s.format = fc
+	return err
+}
+
+// openError turns FFmpeg's error of opening an input into what people should know.
+func (s *Source) openError(err error) error {
+	if err := s.inputErr(); err != nil {
+		return err
+	}
+	if errors.Is(err, noMemory) {
+		return inputError(TooLarge, err, "The input claims more streams (at most %d) or larger tables than are accepted.",
+			s.opts.Limits.MaxStreams)
+	}
+	if s.known {
+		return inputError(Damaged, err, "The input looks like a video file, but its header is damaged or incomplete.")
+	}
+	return inputError(NotVideo, err, "The input is not a video file of a supported format.")
+}
+
+func (s *Source) tooManyStreams(n int) error {
+	return inputError(TooLarge, nil, "The input has %d streams; at most %d are accepted.", n, s.opts.Limits.MaxStreams)
+}
+
+func (s *Source) closeFormat() {
+	if s.format != nil {
+		s.format.CloseInput()
+		s.format = nil
+		av.TrackClose()
+	}
+}
+
+// describe fills Media and opens the decoder of the best video stream.
+func (s *Source) describe() error {
+	m, err := av.Describe(s.format)
+	if err != nil {
+		return err
+	}
+	s.media = m
+	s.end = make([]int64, len(m.Streams))
+	for i := range s.end {
+		s.end[i] = av.NoTimestamp
+	}
+	m.VideoIndex = -1
+	unsupported := ""
+	for i, st := range m.Streams {
+		if !isVideo(st) {
+			continue
+		}
+		if astiav.FindDecoder(st.Params.CodecID()) == nil {
+			unsupported = av.CodecName(st.Params.CodecID())
+			continue
+		}
+		if m.VideoIndex < 0 || better(st, m.Video()) {
+			m.VideoIndex = i
+		}
+	}
+	switch {
+	case m.VideoIndex < 0 && unsupported != "":
+		return inputError(Unsupported, nil, "The video's codec (%s) is not supported.", unsupported)
+	case m.VideoIndex < 0:
+		return inputError(NoVideoStream, nil, "The input has no video stream.")
+	}
+	m.UseVideo(m.VideoIndex)
+	if err := s.checkSize(m.Width, m.Height); err != nil {
+		return err
+	}
+	s.time = newTimeline(m, s.format.InputFormat().Flags().Has(astiav.IOFormatFlagTsDiscont), func() {
+		s.notify(notice.TimestampsRepaired, notice.NoStream, "Missing or falling timestamps were repaired.")
+	})
+	s.video, err = newVideo(s)
+	return err
+}
+
+// better tells whether a is the rather wanted of two video streams: the file's default first, then the larger picture, then
+// the first.
+func better(a, b *av.Stream) bool {
+	da, db := a.Disposition.Has(astiav.DispositionFlagDefault), b.Disposition.Has(astiav.DispositionFlagDefault)
+	if da != db {
+		return da
+	}
+	return a.Params.Width()*a.Params.Height() > b.Params.Width()*b.Params.Height()
+}
+
+func (s *Source) checkSize(w, h int) error {
+	if int64(w)*int64(h) > s.opts.Limits.MaxPixels {
+		return inputError(TooLarge, nil, "The picture has %dx%d pixels; at most %d are accepted.", w, h, s.opts.Limits.MaxPixels)
+	}
+	return nil
+}

@@ -1,0 +1,292 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"upscaler/internal/av"
+	"upscaler/internal/frame"
+	"upscaler/internal/notice"
+
+	"github.com/asticode/go-astiav"
+)
+
+// video decodes one stream and brings its pictures into pooled Go memory, all of one size and layout.
+type video struct {
+	s     *Source
+	codec *astiav.CodecContext
+	frame *astiav.Frame
+	crop  av.Crop
+
+	draining bool
+	failures int // of the decoder in a row
+
+	direct  bool               // the first picture's format is copied, not converted
+	source  astiav.PixelFormat // the first picture's format
+	convert av.Converter       // for pictures that differ from the first, and for formats without a planar layout
+	fields  *deinterlacer      // nil until an interlaced picture has come
+}
+
+// maxFailures bounds how many errors a decoder may give in a row before it gets the next packet, or is taken to have ended; its
+// threads may each have one.
+const maxFailures = 64
+
+func newVideo(s *Source) (*video, error) {
+	st := s.media.Video()
+	v := &video{s: s, crop: av.TakeCrop(st.Params)}
+	codec := decoder(st)
+	if v.codec = astiav.AllocCodecContext(codec); v.codec == nil {
+		return nil, errNoMemory
+	}
+	av.TrackOpen()
+	if v.frame = av.AllocFrame(); v.frame == nil {
+		v.close()
+		return nil, errNoMemory
+	}
+	if err := v.codec.FromCodecParameters(st.Params); err != nil {
+		v.close()
+		return nil, fmt.Errorf("setting up the decoder: %w", err)
+	}
+	av.SetPacketTimeBase(v.codec, st.TimeBase)
+	err := av.WithOptions(map[string]string{
+		"threads":    strconv.Itoa(s.opts.Threads),
+		"max_pixels": strconv.FormatInt(s.opts.Limits.MaxPixels, 10),
+	}, func(d *astiav.Dictionary) error {
+		if err := v.codec.Open(codec, d); err != nil {
+			return inputError(Damaged, err, "The %s decoder cannot be started with this input's header; it is damaged or not supported.",
+				av.CodecName(st.Params.CodecID()))
+		}
+		return nil
+	})
+	if err != nil {
+		v.close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// decoder returns the decoder for a stream: FFmpeg's preferred one, except where WebM carries alpha in a second picture, which
+// only libvpx decodes.
+func decoder(st *av.Stream) *astiav.Codec {
+	for _, kv := range st.Metadata {
+		if strings.EqualFold(kv.Key, "alpha_mode") && kv.Value == "1" {
+			name := map[astiav.CodecID]string{astiav.CodecIDVp8: "libvpx", astiav.CodecIDVp9: "libvpx-vp9"}[st.Params.CodecID()]
+			if c := astiav.FindDecoderByName(name); name != "" && c != nil {
+				return c
+			}
+		}
+	}
+	return astiav.FindDecoder(st.Params.CodecID())
+}
+
+func (v *video) close() {
+	if v.fields != nil {
+		v.fields.close()
+		v.fields = nil
+	}
+	v.convert.Free()
+	av.FreeFrame(v.frame)
+	v.frame = nil
+	if v.codec != nil {
+		v.codec.Free()
+		v.codec = nil
+		av.TrackClose()
+	}
+}
+
+// send gives a packet to the decoder, which must have been emptied by receive. A packet it cannot make sense of is counted.
+func (v *video) send(p *astiav.Packet) error {
+	v.failures = 0
+	return v.judge(v.codec.SendPacket(p))
+}
+
+// drain tells the decoder that no packet will follow, so that it gives the pictures it has kept for reordering.
+func (v *video) drain() error {
+	v.draining = true
+	return v.judge(v.codec.SendPacket(nil))
+}
+
+// judge counts damage and lets other errors through.
+func (v *video) judge(err error) error {
+	switch {
+	case err == nil, errors.Is(err, astiav.ErrEof), errors.Is(err, astiav.ErrEagain):
+		return nil
+	case errors.Is(err, noMemory):
+		return inputError(TooLarge, err, "Decoding the input takes more memory than is allowed.")
+	}
+	v.s.noteDamage("Parts of the video are damaged and were skipped.")
+	return nil
+}
+
+type received int
+
+const (
+	receivedNothing received = iota // the decoder wants a packet
+	receivedFrame
+	receivedEnd
+)
+
+// receive takes at most one picture from the decoder and queues what comes of it.
+func (v *video) receive() (received, error) {
+	err := v.codec.ReceiveFrame(v.frame)
+	switch {
+	case err == nil:
+		v.failures = 0
+		defer v.frame.Unref()
+		return receivedFrame, v.take(v.frame)
+	case errors.Is(err, astiav.ErrEagain) && !v.draining:
+		return receivedNothing, nil
+	case errors.Is(err, astiav.ErrEof), errors.Is(err, astiav.ErrEagain):
+		return receivedEnd, v.flush()
+	}
+	if err := v.judge(err); err != nil {
+		return receivedNothing, err
+	}
+	if v.failures++; v.failures <= maxFailures {
+		return receivedFrame, nil // none in fact, but the decoder is to be asked again
+	}
+	if v.draining {
+		return receivedEnd, v.flush()
+	}
+	return receivedNothing, nil
+}
+
+// take handles one decoded picture, which stays the caller's.
+func (v *video) take(f *astiav.Frame) error {
+	p := av.Inspect(f)
+	if err := v.s.checkSize(p.Width, p.Height); err != nil {
+		return err
+	}
+	if p.Corrupt {
+		v.s.noteDamage("Parts of the video are damaged; the decoder has guessed what they show.")
+	}
+	if err := v.crop.Apply(f); err != nil {
+		v.crop = av.Crop{} // nonsense in the container: show everything
+		v.s.noteDamage("The container's cropping makes no sense and is ignored.")
+	}
+	return v.emit(f)
+}
+
+func (v *video) flush() error { return nil }
+
+// emit copies or converts one picture into pooled memory and queues it.
+func (v *video) emit(f *astiav.Frame) error {
+	s := v.s
+	p := av.Inspect(f)
+	if !s.given {
+		if err := v.first(f, p); err != nil {
+			return err
+		}
+	}
+	m := s.media
+	dst, err := s.frame()
+	if err != nil {
+		return err
+	}
+	same := p.Width == m.Width && p.Height == m.Height
+	if v.direct && same && p.Format == v.source {
+		av.CopyPicture(dst, f)
+	} else {
+		switch {
+		case !same:
+			s.notify(notice.SizeChanged, m.VideoIndex, fmt.Sprintf(
+				"The picture's size changes from %dx%d to %dx%d; all frames are scaled to the first size before upscaling.",
+				m.Width, m.Height, p.Width, p.Height))
+		case p.Format != v.source:
+			s.notify(notice.PixelFormatConverted, m.VideoIndex, fmt.Sprintf("The pixel format changes from %s to %s; all frames are brought to the first.",
+				av.PixelFormatName(v.source), av.PixelFormatName(p.Format)))
+		}
+		if err := v.convert.Convert(dst, f, fullIfJPEG(p, known(p.Color, m.Color)), m.Color); err != nil {
+			dst.Release()
+			return fmt.Errorf("converting a picture: %w", err)
+		}
+	}
+	dst.PTS = s.time.frame(p.PTS, p.Duration)
+	dst.Duration = p.Duration
+	dst.KeyFrame = p.KeyFrame
+	dst.SideData = av.SideData(f)
+	s.pending = append(s.pending, Unit{Frame: dst})
+	return nil
+}
+
+// first settles by the first picture what all frames will be like.
+//
+// RGB becomes YUV with the matrix of BT.709, which sRGB's primaries belong to whatever the size, and with the full range: the
+// limited one would merge code values that differ. Both are said in Color, and so in the output's headers.
+func (v *video) first(f *astiav.Frame, p av.Picture) error {
+	m := v.s.media
+	m.Width, m.Height = p.Width, p.Height
+	m.Color = known(p.Color, m.Color)
+	m.Interlaced, m.TopFieldFirst = p.Interlaced, p.TopFieldFirst
+	m.FirstSideData = av.SideData(f)
+	if p.SampleAspectRatio.Num != 0 && m.Video().SampleAspectRatio.Num == 0 {
+		m.Video().SampleAspectRatio = p.SampleAspectRatio
+	}
+	v.source = p.Format
+	if m.Working, v.direct = av.Layout(p.Format); v.direct {
+		m.Color = fullIfJPEG(p, m.Color)
+	} else {
+		var ok bool
+		if m.Working, ok = av.Nearest(p.Format, !av.HasTransparency(f)); !ok {
+			return inputError(Unsupported, nil, "The video's pixel format (%s) is not supported.", av.PixelFormatName(p.Format))
+		}
+		if av.IsRGB(p.Format) {
+			m.Color.Range, m.Color.Space, m.Color.ChromaLocation = av.RangeFull, av.SpaceBT709, 0
+			if m.Color.Primaries == av.PrimariesUnknown {
+				m.Color.Primaries = av.PrimariesBT709
+			}
+			if m.Color.Transfer == av.TransferUnknown {
+				m.Color.Transfer = av.TransferSRGB
+			}
+		}
+		to, _ := av.PixelFormatOf(m.Working)
+		v.s.notify(notice.PixelFormatConverted, m.VideoIndex, fmt.Sprintf("The video's pixel format %s is converted to %s.",
+			av.PixelFormatName(p.Format), av.PixelFormatName(to)))
+	}
+	m.Video().Params.SetPixelFormat(p.Format)
+	m.UpdateInfo()
+	v.s.given = true
+	return nil
+}
+
+// known returns c with what it does not say taken from rest.
+func known(c, rest av.Color) av.Color {
+	if c.Range == av.RangeUnknown {
+		c.Range = rest.Range
+	}
+	if c.Space == av.SpaceUnknown {
+		c.Space = rest.Space
+	}
+	if c.Primaries == av.PrimariesUnknown {
+		c.Primaries = rest.Primaries
+	}
+	if c.Transfer == av.TransferUnknown {
+		c.Transfer = rest.Transfer
+	}
+	if c.ChromaLocation == 0 {
+		c.ChromaLocation = rest.ChromaLocation
+	}
+	return c
+}
+
+// fullIfJPEG returns c with the full range when the pixel format's name says so (yuvj420p).
+func fullIfJPEG(p av.Picture, c av.Color) av.Color {
+	if strings.HasPrefix(av.PixelFormatName(p.Format), "yuvj") {
+		c.Range = av.RangeFull
+	}
+	return c
+}
+
+// frame takes a frame from the pool, and does not count the time that takes as work.
+func (s *Source) frame() (*frame.Frame, error) {
+	defer s.reader.wait()()
+	f, err := s.opts.Pool.Get(s.reader.ctx, s.media.Working, s.media.Width, s.media.Height)
+	var tooLarge *frame.TooLargeError
+	if errors.As(err, &tooLarge) {
+		return nil, inputError(TooLarge, err, "One %dx%d frame of the input takes more memory than a job may hold.",
+			s.media.Width, s.media.Height)
+	}
+	return f, err
+}

@@ -1,0 +1,281 @@
+package av
+
+//#cgo pkg-config: libswscale
+//#include "picture.h"
+//#include <libavutil/pixdesc.h>
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"unsafe"
+
+	"upscaler/internal/frame"
+	"upscaler/internal/media"
+
+	"github.com/asticode/go-astiav"
+)
+
+// Picture is what a decoded AVFrame says of itself.
+type Picture struct {
+	Width, Height     int
+	Format            astiav.PixelFormat
+	KeyFrame          bool
+	Corrupt           bool // the decoder had to guess part of it
+	Interlaced        bool
+	TopFieldFirst     bool
+	PTS               int64 // best effort, in the codec context's packet time base, or NoTimestamp
+	Duration          int64 // 0 when unknown
+	Color             Color
+	SampleAspectRatio media.Rational
+}
+
+// Inspect reads what a decoded frame says of itself.
+func Inspect(f *astiav.Frame) Picture {
+	var i C.PictureInfo
+	C.picture_info((*C.AVFrame)(f.UnsafePointer()), &i)
+	return Picture{
+		Width: int(i.width), Height: int(i.height), Format: astiav.PixelFormat(i.format),
+		KeyFrame: i.key != 0, Corrupt: i.corrupt != 0, Interlaced: i.interlaced != 0, TopFieldFirst: i.top_field_first != 0,
+		PTS: int64(i.pts), Duration: int64(i.duration),
+		Color: Color{Range: int(i._range), Space: int(i.space), Primaries: int(i.primaries), Transfer: int(i.transfer),
+			ChromaLocation: int(i.chroma_location)},
+		SampleAspectRatio: media.Rational{Num: int(i.sar_num), Den: int(i.sar_den)},
+	}
+}
+
+// depths are the sample depths that FFmpeg has planar formats for.
+var depths = []int{8, 9, 10, 12, 14, 16}
+
+// Layout returns the frame format that holds a pixel format's samples bit by bit, without conversion: planar, semi-planar and
+// packed YUV with or without alpha, and gray. ok is false for all others, which Nearest is for.
+func Layout(f astiav.PixelFormat) (format frame.Format, ok bool) {
+	var l C.PictureLayout
+	if C.picture_layout(C.int(f), &l) == 0 {
+		return frame.Format{}, false
+	}
+	subsampled := l.chroma_w == 0 && l.chroma_h == 0 || l.chroma_w == 1 && l.chroma_h <= 1
+	if l.plain == 0 || l.rgb != 0 || l.xyz != 0 || l.uniform_depth == 0 || l.components == 2 || !subsampled {
+		return frame.Format{}, false
+	}
+	format = frame.Format{Depth: int(l.depth), Gray: l.components == 1, Alpha: l.alpha != 0,
+		ChromaW: int(l.chroma_w), ChromaH: int(l.chroma_h)}
+	_, ok = PixelFormatOf(format)
+	return format, ok
+}
+
+// PixelFormatOf returns FFmpeg's planar little-endian pixel format with the layout of a frame format; ok is false when FFmpeg
+// has none.
+func PixelFormatOf(f frame.Format) (astiav.PixelFormat, bool) {
+	name := "gray"
+	if !f.Gray {
+		name = "yuv"
+		if f.Alpha {
+			name = "yuva"
+		}
+		switch [2]int{f.ChromaW, f.ChromaH} {
+		case [2]int{1, 1}:
+			name += "420p"
+		case [2]int{1, 0}:
+			name += "422p"
+		case [2]int{0, 1}:
+			name += "440p"
+		case [2]int{0, 0}:
+			name += "444p"
+		}
+	} else if f.Alpha {
+		return astiav.PixelFormatNone, false // FFmpeg's gray with alpha is packed
+	}
+	if f.Depth > 8 {
+		name = fmt.Sprintf("%s%dle", name, f.Depth)
+	}
+	pf := astiav.FindPixelFormatByName(name)
+	return pf, pf != astiav.PixelFormatNone
+}
+
+// Nearest returns the planar layout that loses least of a pixel format that Layout has none for. RGB becomes YUV 4:4:4 of the
+// same depth; 4:1:1 and 4:4:0 keep all their chroma in 4:2:2 and 4:4:4; 4:1:0 becomes 4:2:0; gray with alpha becomes 4:2:0
+// with alpha. Alpha is left out when opaque is true. ok is false for what FFmpeg's scaler cannot read, such as hardware surfaces.
+func Nearest(f astiav.PixelFormat, opaque bool) (format frame.Format, ok bool) {
+	var l C.PictureLayout
+	if C.picture_layout(C.int(f), &l) == 0 || C.sws_isSupportedInput(C.enum_AVPixelFormat(f)) == 0 {
+		return frame.Format{}, false
+	}
+	format.Alpha = l.alpha != 0 && !opaque
+	switch {
+	case l.palette != 0 || l.rgb != 0 || l.xyz != 0:
+	case l.components <= 2 && !format.Alpha:
+		format.Gray = true
+	case l.components == 2:
+		format.ChromaW, format.ChromaH = 1, 1
+	case l.chroma_w == 2:
+		format.ChromaW, format.ChromaH = 1, min(int(l.chroma_h), 1)
+	case l.chroma_w == 1:
+		format.ChromaW, format.ChromaH = 1, int(l.chroma_h)
+	}
+	for _, d := range depths {
+		format.Depth = d
+		if _, exists := PixelFormatOf(format); exists && d >= int(l.depth) {
+			return format, true
+		}
+	}
+	return format, true // 16 bits: floats hold more, no planar YUV does
+}
+
+// IsRGB tells whether a pixel format holds RGB, directly or through a palette.
+func IsRGB(f astiav.PixelFormat) bool {
+	var l C.PictureLayout
+	return C.picture_layout(C.int(f), &l) != 0 && (l.rgb != 0 || l.palette != 0)
+}
+
+// HasTransparency tells whether a frame has alpha that is not opaque everywhere.
+func HasTransparency(f *astiav.Frame) bool {
+	return C.picture_has_transparency((*C.AVFrame)(f.UnsafePointer())) != 0
+}
+
+// CopyPicture copies a decoded frame's samples into dst, which has the frame's size and the format that Layout gives for it.
+func CopyPicture(dst *frame.Frame, src *astiav.Frame) {
+	d, s := planes(dst)
+	C.picture_copy((*C.AVFrame)(src.UnsafePointer()), d[0], d[1], d[2], d[3], s[0], s[1], s[2], s[3])
+	runtime.KeepAlive(dst)
+}
+
+// planes returns pointers to the planes' first bytes, and the strides. The pointers go to C as arguments, one by one: Go keeps
+// what they point to in place during the call.
+func planes(f *frame.Frame) (d [4]*C.uint8_t, s [4]C.int) {
+	for i := range f.Format.Planes() {
+		d[i] = (*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(f.Planes[i].Data)))
+		s[i] = C.int(f.Planes[i].Stride)
+	}
+	return d, s
+}
+
+// Converter brings decoded frames to one size and layout by FFmpeg's scaler. The zero Converter is ready; Free frees what the
+// last conversion has left.
+type Converter struct {
+	c   *C.struct_SwsContext
+	key conversion
+}
+
+type conversion struct {
+	srcW, srcH, dstW, dstH int
+	src, dst               astiav.PixelFormat
+	from, to               Color
+}
+
+// conversionFlags ask for exact arithmetic and for chroma that is interpolated, not repeated: conversions are rare, and what
+// they lose no later stage brings back.
+const conversionFlags = C.SWS_BICUBIC | C.SWS_ACCURATE_RND | C.SWS_FULL_CHR_H_INT | C.SWS_FULL_CHR_H_INP | C.SWS_BITEXACT
+
+// Convert converts src, whose samples mean from, into dst, whose samples mean to. RGB has the full range whatever from says.
+func (c *Converter) Convert(dst *frame.Frame, src *astiav.Frame, from, to Color) error {
+	pf, ok := PixelFormatOf(dst.Format)
+	if !ok {
+		return fmt.Errorf("no pixel format for %+v", dst.Format)
+	}
+	key := conversion{srcW: src.Width(), srcH: src.Height(), dstW: dst.Width, dstH: dst.Height,
+		src: src.PixelFormat(), dst: pf, from: from, to: to}
+	if c.c == nil || c.key != key {
+		c.Free()
+		c.c = C.picture_scaler(C.int(key.srcW), C.int(key.srcH), C.int(key.src), C.int(from.Space), full(from.Range),
+			C.int(key.dstW), C.int(key.dstH), C.int(key.dst), C.int(to.Space), full(to.Range), conversionFlags)
+		if c.c == nil {
+			return fmt.Errorf("FFmpeg cannot convert %s of %dx%d to %s of %dx%d",
+				PixelFormatName(key.src), key.srcW, key.srcH, PixelFormatName(pf), dst.Width, dst.Height)
+		}
+		TrackOpen()
+		c.key = key
+	}
+	d, s := planes(dst)
+	ret := C.picture_scale(c.c, (*C.AVFrame)(src.UnsafePointer()), d[0], d[1], d[2], d[3], s[0], s[1], s[2], s[3])
+	runtime.KeepAlive(dst)
+	if ret < 0 {
+		return astiav.Error(ret)
+	}
+	return nil
+}
+
+func full(colorRange int) C.int {
+	if colorRange == RangeFull {
+		return 1
+	}
+	return 0
+}
+
+// Free frees the scaler's memory. The Converter can be used again.
+func (c *Converter) Free() {
+	if c.c != nil {
+		C.sws_freeContext(c.c)
+		c.c = nil
+		TrackClose()
+	}
+}
+
+// keptSideData are the kinds of frame side data that say something of the picture or its presentation and stay true after
+// upscaling. Not kept: what describes blocks, motion or quantisers of the coded picture.
+var keptSideData = []C.enum_AVFrameSideDataType{
+	C.AV_FRAME_DATA_A53_CC, C.AV_FRAME_DATA_AFD, C.AV_FRAME_DATA_STEREO3D, C.AV_FRAME_DATA_DISPLAYMATRIX,
+	C.AV_FRAME_DATA_MASTERING_DISPLAY_METADATA, C.AV_FRAME_DATA_CONTENT_LIGHT_LEVEL, C.AV_FRAME_DATA_ICC_PROFILE,
+	C.AV_FRAME_DATA_GOP_TIMECODE, C.AV_FRAME_DATA_S12M_TIMECODE, C.AV_FRAME_DATA_DYNAMIC_HDR_PLUS,
+	C.AV_FRAME_DATA_DYNAMIC_HDR_VIVID, C.AV_FRAME_DATA_SEI_UNREGISTERED, C.AV_FRAME_DATA_DOVI_RPU_BUFFER,
+	C.AV_FRAME_DATA_DOVI_METADATA, C.AV_FRAME_DATA_AMBIENT_VIEWING_ENVIRONMENT, C.AV_FRAME_DATA_SPHERICAL,
+}
+
+// maxSideData is the most side data kept of one frame, in bytes: it lies outside of the frame pool's budget. The largest
+// honest one is an ICC profile of a few hundred KiB.
+const maxSideData = 1 << 20
+
+// SideData returns copies of the frame's side data that is worth keeping, nil for none.
+func SideData(f *astiav.Frame) []frame.SideData {
+	c := (*C.AVFrame)(f.UnsafePointer())
+	var kept []frame.SideData
+	total := 0
+	for _, sd := range unsafe.Slice(c.side_data, c.nb_side_data) {
+		n := int(sd.size)
+		if sd.data == nil || !slices.Contains(keptSideData, sd._type) || n > maxSideData-total {
+			continue
+		}
+		total += n
+		kept = append(kept, frame.SideData{Type: int(sd._type), Data: C.GoBytes(unsafe.Pointer(sd.data), C.int(n))})
+	}
+	return kept
+}
+
+// SetPacketTimeBase tells a decoder the unit of its packets' timestamps, which it needs to guess missing ones.
+func SetPacketTimeBase(c *astiav.CodecContext, tb media.Rational) {
+	C.picture_set_packet_time_base((*C.AVCodecContext)(c.UnsafePointer()), C.int(tb.Num), C.int(tb.Den))
+}
+
+// Crop is how many pixels a container hides at each side of the coded picture.
+type Crop struct{ Left, Top, Right, Bottom int }
+
+// TakeCrop returns the cropping that the container asks for and removes it from the parameters, since Apply does it.
+func TakeCrop(p *astiav.CodecParameters) Crop {
+	c := (*C.AVCodecParameters)(raw(p))
+	sd := C.av_packet_side_data_get(c.coded_side_data, c.nb_coded_side_data, C.AV_PKT_DATA_FRAME_CROPPING)
+	if sd == nil || sd.size != 16 {
+		return Crop{}
+	}
+	v := unsafe.Slice((*uint32)(unsafe.Pointer(sd.data)), 4) // top, bottom, left, right
+	crop := Crop{Top: int(v[0]), Bottom: int(v[1]), Left: int(v[2]), Right: int(v[3])}
+	C.av_packet_side_data_remove(c.coded_side_data, &c.nb_coded_side_data, C.AV_PKT_DATA_FRAME_CROPPING)
+	return crop
+}
+
+// Apply crops a frame, without copying.
+func (c Crop) Apply(f *astiav.Frame) error {
+	if c == (Crop{}) {
+		return nil
+	}
+	if c.Left+c.Right >= f.Width() || c.Top+c.Bottom >= f.Height() {
+		return errors.New("cropping leaves nothing of the picture")
+	}
+	p := (*C.AVFrame)(f.UnsafePointer())
+	C.picture_set_crop(p, C.uint(c.Left), C.uint(c.Top), C.uint(c.Right), C.uint(c.Bottom))
+	if ret := C.av_frame_apply_cropping(p, C.AV_FRAME_CROP_UNALIGNED); ret < 0 {
+		return astiav.Error(ret)
+	}
+	return nil
+}
