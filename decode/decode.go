@@ -344,8 +344,7 @@ func (s *Source) checkLength() {
 	if s.media.DurationGuessed {
 		return
 	}
-	// Matroska's duration counts from zero, the others' from the first packet: from zero is the more careful reading.
-	reached, promised := math.Inf(-1), s.media.Info.Duration.Seconds()
+	reached, promised := math.Inf(-1), math.Inf(-1)
 	for i, st := range s.media.Streams {
 		if s.end[i] != av.NoTimestamp {
 			reached = max(reached, st.TimeBase.Seconds(s.end[i]))

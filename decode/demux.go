@@ -149,8 +149,7 @@ func (s *Source) openFormat() error {
 		"protocol_whitelist": "", // nothing
 		"probesize":          strconv.FormatInt(l.ProbeBytes, 10),
 		"analyzeduration":    strconv.FormatInt(microseconds(l.AnalyzeDuration), 10),
-		// One more than allowed, so that too many can be told from just enough: Matroska's demuxer silently stops at this limit.
-		"max_streams": strconv.Itoa(l.MaxStreams + 1),
+		"max_streams":        strconv.Itoa(l.MaxStreams),
 	}, func(d *astiav.Dictionary) error {
 		if err := fc.OpenInput("", nil, d); err != nil {
 			return err

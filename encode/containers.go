@@ -1,0 +1,146 @@
+package encode
+
+import (
+	"slices"
+
+	"upscaler/internal/av"
+	"upscaler/internal/media"
+
+	"github.com/asticode/go-astiav"
+)
+
+// container is what we know of one of FFmpeg's muxers beyond what it tells itself.
+type container struct {
+	container Container
+	name      string // FFmpeg's short name
+	label     string // for people
+	// codecs are those of the upscaled video that it takes, the preferred one first.
+	codecs []Codec
+	// takes decides about a stream that passes through, by FFmpeg's name of its codec; FFmpeg's own table is asked first where
+	// there is one.
+	takes func(s *av.Stream, codec string) bool
+	// attachments, covers: files such as fonts, and cover art, can be kept.
+	attachments, covers bool
+	// chapters can be kept.
+	chapters bool
+}
+
+// containers are in the order in which a notice names one that could hold what another cannot.
+var containers = []*container{
+	{
+		container: ContainerMatroska, name: "matroska", label: "Matroska",
+		codecs:      []Codec{CodecH264, CodecHEVC, CodecAV1, CodecVP9, CodecFFV1, CodecProRes},
+		takes:       func(s *av.Stream, _ string) bool { return s.Kind != media.KindData },
+		attachments: true, covers: true, chapters: true,
+	},
+	{
+		container: ContainerMP4, name: "mp4", label: "MP4",
+		codecs: []Codec{CodecH264, CodecHEVC, CodecAV1, CodecVP9},
+		takes: func(s *av.Stream, codec string) bool {
+			switch codec {
+			case "vp8", "truehd", "ttml":
+				return false // FFmpeg's table says yes, its muxer no (ttml: not in fragments)
+			case "bin_data":
+				return s.Params.CodecTag() == av.CodecTag("gpmd") // camera telemetry; other tags are chapters and hints
+			}
+			return true
+		},
+		covers: true, chapters: true,
+	},
+	{
+		container: ContainerMOV, name: "mov", label: "QuickTime",
+		codecs: []Codec{CodecProRes, CodecH264, CodecHEVC, CodecFFV1},
+		takes: func(s *av.Stream, codec string) bool {
+			switch codec {
+			case "vp8", "vp9", "av1", "flac", "opus", "truehd", "ttml":
+				return false // its muxer wants MP4 for these
+			case "bin_data":
+				return s.Params.CodecTag() == av.CodecTag("gpmd")
+			}
+			return true
+		},
+		covers: true, chapters: true,
+	},
+	{
+		container: ContainerWebM, name: "webm", label: "WebM",
+		codecs:   []Codec{CodecVP9, CodecAV1},
+		takes:    func(s *av.Stream, _ string) bool { return s.Kind != media.KindData },
+		chapters: true,
+	},
+	{
+		container: ContainerMPEGTS, name: "mpegts", label: "MPEG-TS",
+		codecs: []Codec{CodecH264, CodecHEVC},
+		takes: func(_ *av.Stream, codec string) bool {
+			return slices.Contains([]string{"mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vc1", "mp2", "mp3", "aac", "aac_latm",
+				"ac3", "eac3", "dts", "truehd", "opus", "dvb_subtitle", "dvb_teletext", "timed_id3", "klv"}, codec)
+		},
+	},
+}
+
+func containerOf(c Container) *container {
+	for _, f := range containers {
+		if f.container == c {
+			return f
+		}
+	}
+	return nil
+}
+
+// holds tells whether a stream can pass through to this container.
+func (c *container) holds(s *av.Stream) bool {
+	p := s.Params
+	codec := av.CodecName(p.CodecID())
+	switch {
+	case s.Kind == media.KindAttachment:
+		return c.attachments
+	case s.AttachedPicture:
+		return c.covers && slices.Contains([]string{"mjpeg", "png", "bmp"}, codec)
+	case s.Kind == media.KindUnknown || p.CodecID() == astiav.CodecIDNone:
+		return false
+	case s.Kind == media.KindAudio && (p.SampleRate() <= 0 || p.ChannelLayout().Channels() <= 0):
+		return false // announced in the header, but no packet of it was found
+	case s.Kind == media.KindVideo && (p.Width() <= 0 || p.Height() <= 0):
+		return false
+	case s.TimeBase.Num <= 0 || s.TimeBase.Den <= 0:
+		return false
+	}
+	if of := astiav.FindOutputFormat(c.name); of != nil {
+		if takes, known := av.MuxerTakes(of, p.CodecID()); known && !takes {
+			return false
+		}
+	}
+	return c.takes(s, codec)
+}
+
+// alternative returns the name of a container that could hold a stream which this one cannot, empty for none.
+func (c *container) alternative(s *av.Stream) string {
+	for _, other := range containers {
+		if other != c && other.holds(s) {
+			return other.label
+		}
+	}
+	return ""
+}
+
+// silent tells whether a stream that is not passed through loses nothing: the muxer writes it anew from metadata.
+func (c *container) silent(m *av.Media, s *av.Stream) bool {
+	if s.Kind != media.KindData || c.container != ContainerMP4 && c.container != ContainerMOV {
+		return false
+	}
+	switch s.Params.CodecTag() {
+	case av.CodecTag("text"):
+		return len(m.Chapters) > 0 // QuickTime's chapter track
+	case av.CodecTag("tmcd"):
+		return entry(s.Metadata, "timecode") != "" || entry(m.Video().Metadata, "timecode") != ""
+	}
+	return false
+}
+
+func entry(all []av.KeyValue, key string) string {
+	for _, kv := range all {
+		if kv.Key == key {
+			return kv.Value
+		}
+	}
+	return ""
+}

@@ -1,0 +1,351 @@
+package encode
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"upscaler/internal/av"
+	"upscaler/internal/frame"
+	"upscaler/internal/media"
+	"upscaler/internal/notice"
+
+	"github.com/asticode/go-astiav"
+)
+
+// maxSide is the largest width and height of the output in pixels: what the encoders' libraries and the formats they write agree
+// on (H.264 and SVT-AV1 end there).
+const maxSide = 16384
+
+// Layout is what a job's output will be. It holds no C memory.
+type Layout struct {
+	Container Container
+	Codec     Codec
+	Encoder   string // FFmpeg's name: libx264
+	Muxer     string // FFmpeg's name: mp4
+	// PixelFormat is FFmpeg's name of the encoder's pixel format.
+	PixelFormat string
+	// Width and Height are the encoded size in pixels: scale times the input's, rounded up to even where the codec asks for it.
+	Width, Height int
+	CRF           int // -1 when there is none
+	Preset, Tune  string
+	Bitrate       int64 // bits a second, 0 with constant quality
+
+	Input   media.Info // the input's, with Action and Peer of each stream
+	Output  media.Info
+	Notices []notice.Notice
+
+	encoder   *encoder
+	container *container
+	settings  settings
+	scale     int
+	seekable  bool
+	working   frame.Format // of the source frames
+	composed  frame.Format // of the complete upscaled picture: working, or close to it without conversion
+	target    frame.Format // the encoder's
+	streams   []int        // output index of each input stream, -1 for none
+}
+
+// Plan decides what becomes of an input: codec, container, pixel format, quality, and every stream's fate. It fails with an
+// *OptionError for a wrong option and with an *UnsupportedError when the output could not hold what the options ask for. It has
+// no side effects; m is only read, and the Layout does not need it any more.
+func Plan(m *av.Media, o Options) (*Layout, error) {
+	if o.Scale < 1 || o.Scale > 8 {
+		return nil, &OptionError{Field: "scale", Text: fmt.Sprintf("a factor of %d is not supported.", o.Scale)}
+	}
+	l := &Layout{scale: o.Scale, seekable: o.Seekable, working: m.Working}
+	l.Width, l.Height = m.Width*o.Scale, m.Height*o.Scale
+	if l.Width < 1 || l.Height < 1 || l.Width > maxSide || l.Height > maxSide {
+		return nil, &UnsupportedError{Text: fmt.Sprintf("The output would be %dx%d pixels; the largest that can be encoded is %dx%d.",
+			l.Width, l.Height, maxSide, maxSide)}
+	}
+	if err := l.chooseFormats(m, o); err != nil {
+		return nil, err
+	}
+	if err := l.choosePixels(m); err != nil {
+		return nil, err
+	}
+	var err error
+	if l.settings, err = l.encoder.settle(o); err != nil {
+		return nil, err
+	}
+	l.CRF, l.Preset, l.Tune, l.Bitrate = l.settings.crf, l.settings.preset, l.settings.tune, l.settings.bitrate
+	if err := l.assignStreams(m, o); err != nil {
+		return nil, err
+	}
+	l.tellReductions(m)
+	l.describeOutput(m)
+	return l, nil
+}
+
+func (l *Layout) tell(code notice.Code, stream int, format string, args ...any) {
+	l.Notices = append(l.Notices, notice.Notice{Code: code, Stream: stream, Text: fmt.Sprintf(format, args...)})
+}
+
+// chooseFormats sets the container, the codec and their tables.
+func (l *Layout) chooseFormats(m *av.Media, o Options) error {
+	if o.Codec != CodecAuto && encoderOf(o.Codec) == nil {
+		return optionError("codec", "%d is not a codec of this service.", o.Codec)
+	}
+	if o.Container != ContainerAuto {
+		if l.container = containerOf(o.Container); l.container == nil {
+			return optionError("container", "%d is not a container of this service.", o.Container)
+		}
+	}
+	if o.Codec != CodecAuto {
+		l.encoder = encoderOf(o.Codec)
+		if l.container != nil && !slices.Contains(l.container.codecs, o.Codec) {
+			return optionError("codec", "%s cannot hold %s; %s can.", l.container.label, l.encoder.label, containerFor(o.Codec).label)
+		}
+		if _, err := l.encoder.find(); err != nil {
+			return err
+		}
+		if min(l.Width, l.Height) < l.encoder.minSide {
+			return optionError("codec", "%s cannot encode pictures of %dx%d, the smallest side it takes is %d; choose H.264.",
+				l.encoder.label, l.Width, l.Height, l.encoder.minSide)
+		}
+	} else if err := l.chooseCodec(m); err != nil {
+		return err
+	}
+	if l.container == nil {
+		l.container = l.chooseContainer(m)
+	}
+	l.Codec, l.Encoder = l.encoder.codec, l.encoder.name
+	l.Container, l.Muxer = l.container.container, l.container.name
+	return nil
+}
+
+// chooseCodec follows the input's codec where the picture can be encoded as it is, else takes the most widely played codec that
+// can: H.264 for 8 bits, HEVC for more, VP9 or ProRes for transparency.
+func (l *Layout) chooseCodec(m *av.Media) error {
+	source := av.CodecName(m.Video().Params.CodecID())
+	order := []Codec{CodecH264, CodecHEVC}
+	if l.working.Depth > 8 {
+		order = []Codec{CodecHEVC, CodecH264}
+	}
+	if l.working.Alpha {
+		order = append([]Codec{CodecVP9, CodecProRes}, order...)
+	}
+	order = append(order, CodecVP9, CodecAV1, CodecProRes)
+	for _, e := range encoders {
+		if e.id == source {
+			order = append([]Codec{e.codec}, order...)
+		}
+	}
+	// First what keeps the pixel format, then what keeps transparency, then what there is.
+	for _, good := range []func(best frame.Format, exact bool) bool{
+		func(_ frame.Format, exact bool) bool { return exact },
+		func(best frame.Format, _ bool) bool {
+			return best.Alpha == l.working.Alpha && best.Depth >= min(l.working.Depth, 12)
+		},
+		func(frame.Format, bool) bool { return true },
+	} {
+		for _, c := range order {
+			e := encoderOf(c)
+			if l.container != nil && !slices.Contains(l.container.codecs, c) || min(l.Width, l.Height) < e.minSide {
+				continue
+			}
+			codec := astiav.FindEncoderByName(e.name)
+			if codec == nil {
+				continue
+			}
+			best, exact, err := av.BestFormat(codec, l.storable(e, l.working))
+			if err != nil || !good(best, exact && l.storable(e, l.working) == l.working) {
+				continue
+			}
+			l.encoder = e
+			if e.id != source && slices.ContainsFunc(encoders, func(e *encoder) bool { return e.id == source }) {
+				l.tell(notice.Fallback, m.VideoIndex, "The video becomes %s: as %s it could not be kept in this pixel format or container.",
+					e.label, source)
+			}
+			return nil
+		}
+	}
+	return &UnsupportedError{Text: fmt.Sprintf("No encoder of this server takes a picture of %dx%d like the input's.", l.Width, l.Height)}
+}
+
+// storable returns the format without alpha where the container chosen by the user cannot store this codec's alpha: VP9 has it
+// in a second stream beside the picture, which only Matroska and WebM know.
+func (l *Layout) storable(e *encoder, f frame.Format) frame.Format {
+	if e.codec == CodecVP9 && l.container != nil && l.container.container != ContainerMatroska && l.container.container != ContainerWebM {
+		f.Alpha = false
+	}
+	return f
+}
+
+// chooseContainer returns MP4 when it holds everything, else Matroska; QuickTime for ProRes, which has its home there.
+func (l *Layout) chooseContainer(m *av.Media) *container {
+	preferred := ContainerMP4
+	if l.encoder.codec == CodecProRes {
+		preferred = ContainerMOV
+	}
+	c := containerOf(preferred)
+	fits := slices.Contains(c.codecs, l.encoder.codec) && !(l.working.Alpha && l.encoder.codec == CodecVP9)
+	for i, s := range m.Streams {
+		fits = fits && (i == m.VideoIndex || c.holds(s) || c.silent(m, s))
+	}
+	if !fits {
+		c = containerOf(ContainerMatroska)
+	}
+	return c
+}
+
+func containerFor(c Codec) *container {
+	for _, f := range containers {
+		if slices.Contains(f.codecs, c) {
+			return f
+		}
+	}
+	return nil
+}
+
+// choosePixels sets the pixel format and the encoded size.
+func (l *Layout) choosePixels(m *av.Media) error {
+	codec, err := l.encoder.find()
+	if err != nil {
+		return err
+	}
+	want := l.storable(l.encoder, l.working)
+	best, exact, err := av.BestFormat(codec, want)
+	if err != nil {
+		return &UnsupportedError{Text: fmt.Sprintf("%s cannot encode the input's pixel format; choose another codec.", l.encoder.label)}
+	}
+	l.target, l.composed = best, want
+	if want.Alpha && !best.Alpha {
+		l.composed.Alpha = false
+	}
+	if want.Gray && !best.Gray { // gray with neutral chroma needs no conversion
+		l.composed = frame.Format{Depth: want.Depth, ChromaW: 1, ChromaH: 1, Alpha: l.composed.Alpha}
+		if l.target.Depth == want.Depth {
+			l.composed = l.target
+		}
+	}
+	name, from := formatName(l.target), formatName(l.working)
+	l.PixelFormat = name
+	switch {
+	case l.working.Alpha && !l.target.Alpha:
+		l.tell(notice.PixelFormatConverted, m.VideoIndex, "The picture's transparency is lost: %s in %s cannot hold it (%s becomes %s).",
+			l.encoder.label, l.container.label, from, name)
+	case !exact:
+		l.tell(notice.PixelFormatConverted, m.VideoIndex, "The picture is stored as %s because %s cannot hold %s.", name, l.encoder.label, from)
+	}
+	if l.encoder.even {
+		w, h := l.Width, l.Height
+		if l.target.ChromaW > 0 {
+			l.Width += l.Width & 1
+		}
+		if l.target.ChromaH > 0 {
+			l.Height += l.Height & 1
+		}
+		if l.Width != w || l.Height != h {
+			l.tell(notice.PixelFormatConverted, m.VideoIndex, "The picture grows from %dx%d to %dx%d by repeating its last column or row: %s stores %s in even sizes only.",
+				w, h, l.Width, l.Height, l.encoder.label, name)
+		}
+	}
+	return nil
+}
+
+func formatName(f frame.Format) string {
+	p, _ := av.PixelFormatOf(f)
+	return av.PixelFormatName(p)
+}
+
+// assignStreams gives every input stream its place in the output, or drops it with a notice.
+func (l *Layout) assignStreams(m *av.Media, o Options) error {
+	l.Input = m.Info
+	l.Input.Streams = slices.Clone(m.Info.Streams)
+	n := 0
+	for i, s := range m.Streams {
+		in := &l.Input.Streams[i]
+		in.Action, in.Peer = media.ActionCopy, n
+		switch {
+		case i == m.VideoIndex:
+			in.Action = media.ActionUpscale
+		case !l.container.holds(s):
+			in.Action, in.Peer = media.ActionDrop, -1
+		}
+		if in.Action != media.ActionDrop {
+			l.streams = append(l.streams, n)
+			n++
+			continue
+		}
+		l.streams = append(l.streams, -1)
+		if l.container.silent(m, s) {
+			continue
+		}
+		text := fmt.Sprintf("%s (stream %d) is left out: %s cannot hold it", streamName(in, s), i, l.container.label)
+		if other := l.container.alternative(s); other != "" {
+			text += ", " + other + " can"
+		}
+		if o.Strict {
+			return &UnsupportedError{Text: text + "."}
+		}
+		l.tell(notice.StreamDropped, i, "%s.", text)
+	}
+	return nil
+}
+
+// streamName names a stream for people: "The German subtitle stream" is beyond it, "Subtitle subrip (ger)" is not.
+func streamName(in *media.Stream, s *av.Stream) string {
+	kind := map[media.Kind]string{media.KindVideo: "Video", media.KindAudio: "Audio", media.KindSubtitle: "Subtitle",
+		media.KindAttachment: "Attachment", media.KindData: "Data"}[in.Kind]
+	if kind == "" {
+		kind = "Stream"
+	}
+	if s.AttachedPicture {
+		kind = "Cover art"
+	}
+	name := kind + " " + in.Codec
+	if in.Language != "" {
+		name += " (" + in.Language + ")"
+	}
+	return strings.TrimSpace(name)
+}
+
+// tellReductions names the metadata that the output cannot carry.
+func (l *Layout) tellReductions(m *av.Media) {
+	if !l.container.chapters && len(m.Chapters) > 0 {
+		l.tell(notice.MetadataReduced, notice.NoStream, "The %d chapters are left out: %s cannot hold them, Matroska and MP4 can.",
+			len(m.Chapters), l.container.label)
+	}
+	dolby := av.HasDolbyVision(m.Video().Params)
+	hdr10plus := false
+	for _, sd := range m.FirstSideData {
+		dolby = dolby || sd.Type == av.SideDataDolbyVision || sd.Type == av.SideDataDolbyVisionRPU
+		hdr10plus = hdr10plus || sd.Type == av.SideDataHDR10Plus
+	}
+	if dolby {
+		l.tell(notice.MetadataReduced, m.VideoIndex, "Dolby Vision is reduced to its base layer: its metadata describes the small picture.")
+	}
+	if hdr10plus && !l.keepsHDR10Plus() {
+		l.tell(notice.MetadataReduced, m.VideoIndex, "HDR10+ metadata is left out: the %s encoder cannot carry it; HDR10 metadata is kept.", l.encoder.label)
+	}
+	if l.encoder.codec == CodecProRes && m.Color.Range == av.RangeFull {
+		l.tell(notice.MetadataReduced, m.VideoIndex, "ProRes cannot say that the samples use the full range; players will show too much contrast.")
+	}
+}
+
+// keepsHDR10Plus tells whether each frame's HDR10+ metadata reaches the output: in VP9 as block additions of Matroska and WebM.
+func (l *Layout) keepsHDR10Plus() bool {
+	return l.encoder.codec == CodecVP9 && (l.container.container == ContainerMatroska || l.container.container == ContainerWebM)
+}
+
+func (l *Layout) describeOutput(m *av.Media) {
+	l.Output = media.Info{Container: l.Muxer, Duration: m.Info.Duration}
+	if l.container.chapters {
+		l.Output.Chapters = len(m.Chapters)
+	}
+	for i, in := range l.Input.Streams {
+		if in.Action == media.ActionDrop {
+			continue
+		}
+		out := in
+		out.Index, out.Peer = in.Peer, i
+		if i == m.VideoIndex && in.Video != nil {
+			v := *in.Video
+			v.Width, v.Height, v.PixelFormat = l.Width, l.Height, l.PixelFormat
+			out.Video, out.Codec = &v, l.encoder.id
+		}
+		l.Output.Streams = append(l.Output.Streams, out)
+	}
+}

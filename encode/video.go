@@ -1,0 +1,355 @@
+package encode
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"upscaler/internal/av"
+	"upscaler/internal/frame"
+	"upscaler/internal/media"
+
+	"github.com/asticode/go-astiav"
+)
+
+// The frame rates that encoders are told, in frames a second. The rate guides rate control only, timestamps are exact without
+// it; SVT-AV1 refuses rates above 240.
+const (
+	fallbackRate = 25
+	maxRate      = 240
+)
+
+// video completes pictures and encodes them. It belongs to one goroutine.
+type video struct {
+	plan     *Layout
+	color    av.Color
+	sar      media.Rational
+	timeBase media.Rational
+	rate     media.Rational
+
+	codec  *astiav.CodecContext
+	frame  *astiav.Frame // in the encoder's pixel format
+	work   *astiav.Frame // in the composed format, when that is another one
+	planes *av.PlaneScaler
+	conv   *av.FormatConverter
+	packet *astiav.Packet
+
+	durations map[int64]int64 // of the frames inside the encoder, by PTS
+	frames    atomic.Int64
+	packets   atomic.Int64
+	position  atomic.Int64 // PTS of the last frame taken
+}
+
+// openVideo opens the encoder. Extra options (the user's) that it refuses are an *OptionError.
+func openVideo(m *av.Media, plan *Layout, globalHeader bool, threads int) (_ *video, err error) {
+	s := m.Video()
+	v := &video{
+		plan:      plan,
+		color:     m.Color,
+		sar:       s.SampleAspectRatio,
+		timeBase:  m.VideoTimeBase,
+		rate:      frameRate(s),
+		durations: map[int64]int64{},
+	}
+	defer func() {
+		if err != nil {
+			v.close()
+		}
+	}()
+	if v.timeBase.Num <= 0 || v.timeBase.Den <= 0 {
+		return nil, fmt.Errorf("the video stream has no time base")
+	}
+	if err := v.openCodec(m, globalHeader, threads); err != nil {
+		return nil, err
+	}
+	if v.frame, err = av.AllocPicture(plan.target, plan.Width, plan.Height); err != nil {
+		return nil, err
+	}
+	if plan.composed != plan.target {
+		if v.work, err = av.AllocPicture(plan.composed, plan.Width, plan.Height); err != nil {
+			return nil, err
+		}
+		if v.conv, err = av.NewFormatConverter(plan.composed, plan.target, plan.Width, plan.Height, m.Color.ChromaLocation); err != nil {
+			return nil, err
+		}
+	}
+	scaled := plan.working
+	scaled.Alpha = plan.composed.Alpha
+	if v.planes, err = av.NewPlaneScaler(scaled, m.Width, m.Height, plan.scale, m.Color.ChromaLocation); err != nil {
+		return nil, err
+	}
+	if v.packet = av.AllocPacket(); v.packet == nil {
+		return nil, errors.New("no memory for a packet")
+	}
+	return v, nil
+}
+
+func frameRate(s *av.Stream) media.Rational {
+	for _, r := range []media.Rational{s.AvgFrameRate, s.RealFrameRate} {
+		if r.Num > 0 && r.Den > 0 {
+			if r.Float() > maxRate {
+				return media.Rational{Num: maxRate, Den: 1}
+			}
+			return r
+		}
+	}
+	return media.Rational{Num: fallbackRate, Den: 1}
+}
+
+func (v *video) openCodec(m *av.Media, globalHeader bool, threads int) error {
+	plan := v.plan
+	codec, err := plan.encoder.find()
+	if err != nil {
+		return err
+	}
+	pixels, _ := av.PixelFormatOf(plan.target)
+	if v.codec = av.AllocEncoder(codec); v.codec == nil {
+		return fmt.Errorf("no memory for the encoder %s", codec.Name())
+	}
+	c := v.codec
+	c.SetWidth(plan.Width)
+	c.SetHeight(plan.Height)
+	c.SetPixelFormat(pixels)
+	c.SetTimeBase(av.AVRational(v.timeBase))
+	c.SetFramerate(av.AVRational(v.rate))
+	c.SetSampleAspectRatio(av.AVRational(v.sar))
+	c.SetThreadCount(threads)
+	if globalHeader {
+		c.SetFlags(c.Flags().Add(astiav.CodecContextFlagGlobalHeader))
+	}
+	av.SetEncoderColor(c, v.color)
+	static := av.StaticSideData(m.Video().Params)
+	for _, sd := range m.FirstSideData {
+		switch sd.Type {
+		case av.SideDataMasteringDisplay, av.SideDataContentLight, av.SideDataAmbientViewing:
+			static = append(static, sd) // replaces the container's: the stream itself is nearer to the truth
+		}
+	}
+	for _, sd := range static {
+		if err := av.AddEncoderSideData(c, sd); err != nil {
+			return err
+		}
+	}
+	err = av.WithOptions(v.options(threads), func(d *astiav.Dictionary) error { return c.Open(codec, d) })
+	if err == nil {
+		return nil
+	}
+	if plan.settings.user {
+		return optionError("encoder_options", "%s refuses to start with these options: %v.", plan.encoder.name, err)
+	}
+	return fmt.Errorf("the encoder %s does not start for %dx%d %s: %w", codec.Name(), plan.Width, plan.Height, plan.PixelFormat, err)
+}
+
+// options completes the job's settings by what depends on the machine and on the picture.
+func (v *video) options(threads int) map[string]string {
+	plan := v.plan
+	o := maps.Clone(plan.settings.options)
+	add := func(key string, params ...string) { // to a list of the encoder's own parameters; the user's come first
+		if have := o[key]; have != "" {
+			params = append([]string{have}, params...)
+		}
+		o[key] = strings.Join(params, ":")
+	}
+	lookahead := lookaheadFrames(plan)
+	switch plan.encoder.codec {
+	case CodecH264:
+		if _, set := o["rc-lookahead"]; !set && lookahead < defaultLookahead {
+			o["rc-lookahead"] = strconv.Itoa(lookahead)
+		}
+	case CodecHEVC:
+		add("x265-params", "log-level=none", "pools="+strconv.Itoa(threads)) // it prints to stderr, and takes all cores
+		if lookahead < defaultLookahead {
+			add("x265-params", "rc-lookahead="+strconv.Itoa(lookahead))
+		}
+	case CodecAV1:
+		add("svtav1-params", "lp="+strconv.Itoa(threads)) // logical processors
+		if plan.Tune != "" {
+			add("svtav1-params", "tune="+plan.Tune)
+		}
+		o["err_detect"] = "explode" // else it ignores parameters that it does not understand
+	case CodecVP9:
+		if plan.target.Alpha {
+			o["auto-alt-ref"] = "0" // libvpx cannot combine hidden frames with transparency
+		}
+		if lookahead < defaultLookahead {
+			o["lag-in-frames"] = strconv.Itoa(lookahead)
+		}
+	}
+	return o
+}
+
+// lookaheadMemory is the most memory in bytes that the pictures in an encoder's lookahead may take. With up to 40 frames, as the
+// presets have it, 4K would take 500 MB a job.
+const lookaheadMemory = 256 << 20
+
+// defaultLookahead is where the encoders' presets lie; minLookahead is what B-frame decisions need at least.
+const (
+	defaultLookahead = 25
+	minLookahead     = 5
+)
+
+func lookaheadFrames(plan *Layout) int {
+	n := lookaheadMemory / max(plan.target.Bytes(plan.Width, plan.Height), 1)
+	return int(min(max(n, minLookahead), defaultLookahead))
+}
+
+// encode completes the picture of f with its upscaled luma, encodes it, and calls emit for each packet that comes out, which
+// emit must not keep.
+func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packet) error) error {
+	if err := v.compose(f, luma); err != nil {
+		return err
+	}
+	duration := f.Duration
+	if duration <= 0 {
+		duration = astiav.RescaleQ(1, astiav.NewRational(v.rate.Den, v.rate.Num), av.AVRational(v.timeBase))
+	}
+	if err := av.SetFrameProperties(v.frame, f.PTS, duration, v.sar, v.color, v.sideData(f)); err != nil {
+		return err
+	}
+	if _, twice := v.durations[f.PTS]; twice {
+		return fmt.Errorf("two frames have the presentation time %d", f.PTS)
+	}
+	v.durations[f.PTS] = duration
+	v.frames.Add(1)
+	v.position.Store(f.PTS)
+	if err := v.codec.SendFrame(v.frame); err != nil {
+		return fmt.Errorf("encoding frame %d with %s: %w", v.frames.Load(), v.plan.Encoder, err)
+	}
+	return v.receive(emit)
+}
+
+// sideData returns what of a frame's side data the encoder is to see: Dolby Vision's is left out, for it describes the picture
+// before scaling and needs a configuration that the output does not have.
+func (v *video) sideData(f *frame.Frame) []frame.SideData {
+	kept := f.SideData[:0:0]
+	for _, sd := range f.SideData {
+		switch sd.Type {
+		case av.SideDataDolbyVision, av.SideDataDolbyVisionRPU, av.SideDataICCProfile:
+		default:
+			kept = append(kept, sd)
+		}
+	}
+	return kept
+}
+
+// drain ends the stream and emits what the encoder still holds.
+func (v *video) drain(emit func(*astiav.Packet) error) error {
+	if err := v.codec.SendFrame(nil); err != nil && !errors.Is(err, astiav.ErrEof) {
+		return fmt.Errorf("ending the stream of %s: %w", v.plan.Encoder, err)
+	}
+	return v.receive(emit)
+}
+
+func (v *video) receive(emit func(*astiav.Packet) error) error {
+	for {
+		err := v.codec.ReceivePacket(v.packet)
+		if errors.Is(err, astiav.ErrEagain) || errors.Is(err, astiav.ErrEof) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("encoding with %s: %w", v.plan.Encoder, err)
+		}
+		pts := v.packet.Pts()
+		duration, known := v.durations[pts]
+		if !known {
+			v.packet.Unref()
+			return fmt.Errorf("%s returned a frame with the presentation time %d, which no frame had", v.plan.Encoder, pts)
+		}
+		delete(v.durations, pts)
+		v.packet.SetDuration(duration)
+		v.packets.Add(1)
+		err = emit(v.packet)
+		v.packet.Unref()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// compose makes the complete picture in v.frame.
+func (v *video) compose(f *frame.Frame, luma frame.Plane) error {
+	plan := v.plan
+	w, h := f.Width*plan.scale, f.Height*plan.scale
+	if luma.Width != w || luma.Height != h || luma.Depth != f.Format.Depth {
+		return fmt.Errorf("the upscaled luma is %dx%d of %d bits, want %dx%d of %d", luma.Width, luma.Height, luma.Depth, w, h, f.Format.Depth)
+	}
+	dst := v.frame
+	if v.work != nil {
+		dst = v.work
+		if err := av.RenewFrame(v.work, plan.composed, plan.Width, plan.Height); err != nil {
+			return err
+		}
+	}
+	if err := av.RenewFrame(v.frame, plan.target, plan.Width, plan.Height); err != nil {
+		return err
+	}
+	planes := av.FramePlanes(dst, plan.composed)
+	src := *f
+	if !plan.composed.Alpha {
+		src.Format.Alpha = false
+	}
+	if err := v.planes.Scale(planes, &src); err != nil {
+		return err
+	}
+	av.CopyPlane(planes[0], luma)
+	for i := range plan.composed.Planes() {
+		if f.Format.Gray && (i == 1 || i == 2) {
+			fillNeutral(planes[i])
+			continue
+		}
+		pw, ph := plan.composed.PlaneSize(i, w, h)
+		pad(planes[i], pw, ph)
+	}
+	if v.conv != nil {
+		return v.conv.Convert(v.frame, v.work)
+	}
+	return nil
+}
+
+// fillNeutral sets a chroma plane to no colour.
+func fillNeutral(p frame.Plane) {
+	for y := range p.Height {
+		row := p.Data[y*p.Stride:]
+		if p.Depth <= 8 {
+			for x := range p.Width {
+				row[x] = 1 << (p.Depth - 1)
+			}
+			continue
+		}
+		for x := range p.Width {
+			row[2*x], row[2*x+1] = 0, byte(1<<(p.Depth-9))
+		}
+	}
+}
+
+// pad repeats the last of w columns and h rows to the right and down to the plane's end.
+func pad(p frame.Plane, w, h int) {
+	n := 1
+	if p.Depth > 8 {
+		n = 2
+	}
+	for y := 0; y < h && w < p.Width; y++ {
+		row := p.Data[y*p.Stride:]
+		for x := w; x < p.Width; x++ {
+			copy(row[x*n:(x+1)*n], row[(w-1)*n:w*n])
+		}
+	}
+	for y := h; y < p.Height; y++ {
+		copy(p.Data[y*p.Stride:y*p.Stride+p.Width*n], p.Data[(h-1)*p.Stride:])
+	}
+}
+
+func (v *video) close() {
+	av.FreeEncoder(v.codec)
+	av.FreeFrame(v.frame)
+	av.FreeFrame(v.work)
+	av.FreePacket(v.packet)
+	v.conv.Close()
+	if v.planes != nil {
+		v.planes.Close()
+	}
+	v.codec, v.frame, v.work, v.packet, v.conv, v.planes = nil, nil, nil, nil, nil, nil
+}
