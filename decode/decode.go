@@ -344,7 +344,8 @@ func (s *Source) checkLength() {
 	if s.media.DurationGuessed {
 		return
 	}
-	reached, promised := math.Inf(-1), math.Inf(-1)
+	// Matroska's duration counts from zero, the others' from the first packet: from zero is the more careful reading.
+	reached, promised := math.Inf(-1), s.media.Info.Duration.Seconds()
 	for i, st := range s.media.Streams {
 		if s.end[i] != av.NoTimestamp {
 			reached = max(reached, st.TimeBase.Seconds(s.end[i]))

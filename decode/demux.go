@@ -149,7 +149,8 @@ func (s *Source) openFormat() error {
 		"protocol_whitelist": "", // nothing
 		"probesize":          strconv.FormatInt(l.ProbeBytes, 10),
 		"analyzeduration":    strconv.FormatInt(microseconds(l.AnalyzeDuration), 10),
-		"max_streams":        strconv.Itoa(l.MaxStreams),
+		// One more than allowed, so that too many can be told from just enough: Matroska's demuxer silently stops at this limit.
+		"max_streams": strconv.Itoa(l.MaxStreams + 1),
 	}, func(d *astiav.Dictionary) error {
 		if err := fc.OpenInput("", nil, d); err != nil {
 			return err

@@ -127,8 +127,9 @@ func (s *streamTime) haveDTS() bool { return s.duration > 0 }
 
 // frame returns the presentation time of a decoded frame. A missing one is the last plus its duration. One that does not rise
 // is put halfway to where the next frame is expected, so that the next good one is good again: adding whole durations would
-// shift everything that follows.
-func (t *timeline) frame(pts, duration int64) int64 {
+// shift everything that follows. The last frames of a decoder being drained have no time of their own in containers that only
+// tell decoding times; filling those in is no repair.
+func (t *timeline) frame(pts, duration int64, draining bool) int64 {
 	f := &t.pts
 	switch {
 	case pts == av.NoTimestamp && !f.have:
@@ -136,7 +137,9 @@ func (t *timeline) frame(pts, duration int64) int64 {
 		t.repaired()
 	case pts == av.NoTimestamp:
 		pts = f.last + f.duration
-		t.repaired()
+		if !draining {
+			t.repaired()
+		}
 	case f.have && pts <= f.last:
 		pts = f.last + max(f.duration/2, 1)
 		t.repaired()

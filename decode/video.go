@@ -203,7 +203,7 @@ func (v *video) emit(f *astiav.Frame) error {
 			return fmt.Errorf("converting a picture: %w", err)
 		}
 	}
-	dst.PTS = s.time.frame(p.PTS, p.Duration)
+	dst.PTS = s.time.frame(p.PTS, p.Duration, v.draining)
 	dst.Duration = p.Duration
 	dst.KeyFrame = p.KeyFrame
 	dst.SideData = av.SideData(f)
