@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs the whole suite: lint, unit tests, the end-to-end tests with the real programs, and the race detector. `make test` has
+# built bin/ before.
+set -euo pipefail
+cd "$(dirname "$(realpath "$0")")/.."
+scripts/packages.sh test
+. scripts/env.sh
+
+scripts/lint.sh
+
+echo "test: unit and end-to-end tests"
+go test -timeout 10m ./...
+
+echo "test: again under the race detector"
+UPSCALER_TEST_RACE=1 go test -race -short -timeout 10m ./...
+
+echo "test: the client builds without cgo"
+CGO_ENABLED=0 go vet ./client/... ./cmd/sr-client/...

@@ -1,0 +1,195 @@
+// Package server is the gRPC service: it takes calls, admits jobs within the limits, and connects each call's stream to a
+// pipeline. It is the only room beside client that knows the generated stubs, and the only one that makes gRPC statuses.
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	upscalev1 "upscaler/gen/upscale/v1"
+	"upscaler/sr"
+)
+
+// Config is what a server is made of.
+type Config struct {
+	Scheduler *sr.Scheduler // the caller closes it after Serve has returned
+	Limits    Limits
+	Log       *slog.Logger
+	// SpoolDir is where uploads that cannot be read as a stream are stored while their job lasts. Empty means the system's
+	// folder for temporary files.
+	SpoolDir string
+	// CodecThreads is how many threads a job's decoder and its encoder may use, each; 0 means one per core.
+	CodecThreads int
+	// Options are added to the gRPC server's: credentials, interceptors.
+	Options []grpc.ServerOption
+	// Metrics is where the server's metrics are registered; nil means nowhere.
+	Metrics prometheus.Registerer
+	// EngineVersion is ONNX Runtime's version, for GetServerInfo.
+	EngineVersion string
+}
+
+// Server serves upscale.v1.UpscaleService, grpc.health.v1.Health and reflection.
+type Server struct {
+	upscalev1.UnimplementedUpscaleServiceServer
+
+	cfg     Config
+	limits  Limits
+	log     *slog.Logger
+	grpc    *grpc.Server
+	health  *health.Server
+	metrics *metrics
+
+	mu       sync.Mutex
+	draining bool
+	running  int
+	sessions map[*session]struct{}
+	idle     chan struct{} // closed when draining and the last job has ended
+	leaked   int64         // bytes of frames that ended jobs did not give back; anything but 0 is a bug
+
+	stop      context.Context // ends when the grace time is over; its cause is errShutdown
+	stopJobs  context.CancelCauseFunc
+	recvLoops atomic.Int64 // receive goroutines alive, for the leak test
+}
+
+// New returns a server that is ready to Serve.
+func New(cfg Config) (*Server, error) {
+	if cfg.Scheduler == nil {
+		return nil, fmt.Errorf("server: Config.Scheduler is missing")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	s := &Server{
+		cfg:    cfg,
+		limits: cfg.Limits.withDefaults(),
+		log:    cfg.Log,
+		health: health.NewServer(),
+		idle:   make(chan struct{}), sessions: map[*session]struct{}{},
+	}
+	s.stop, s.stopJobs = context.WithCancelCause(context.Background())
+	var err error
+	if s.metrics, err = newMetrics(cfg.Metrics, s); err != nil {
+		return nil, fmt.Errorf("server: register metrics: %w", err)
+	}
+	s.grpc = grpc.NewServer(append([]grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxRecvMessage),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveAfter, Timeout: keepaliveTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
+	}, cfg.Options...)...)
+	upscalev1.RegisterUpscaleServiceServer(s.grpc, s)
+	healthgrpc.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	s.health.SetServingStatus(upscalev1.UpscaleService_ServiceDesc.ServiceName, healthgrpc.HealthCheckResponse_SERVING)
+	return s, nil
+}
+
+// Serve answers calls on lis until ctx ends, then stops taking jobs (health says NOT_SERVING), lets the running ones finish
+// within the grace time, ends the rest, and returns nil. It returns an error only when lis fails.
+func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.grpc.Serve(lis) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve %s: %w", lis.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.drain()
+	<-failed
+	return nil
+}
+
+func (s *Server) drain() {
+	s.health.Shutdown()
+	s.mu.Lock()
+	s.draining = true
+	running := s.running
+	if running == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	s.log.Info("stopping", "jobs", running, "grace", s.limits.Grace)
+
+	grace := time.NewTimer(s.limits.Grace)
+	defer grace.Stop()
+	select {
+	case <-s.idle:
+	case <-grace.C:
+		s.stopJobs(errShutdown)
+		<-s.idle // a cancelled job ends within a frame
+	}
+	// The jobs are done. What still hangs on are calls like health.Watch, which end only with their connection.
+	s.grpc.Stop()
+	s.stopJobs(errShutdown)
+}
+
+// admit reserves a place for a job, or says with a status why there is none. The returned function gives it back.
+func (s *Server) admit() (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return nil, errShutdown
+	}
+	if s.running >= s.limits.MaxJobs {
+		return nil, exhausted()
+	}
+	s.running++
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.running--
+		if s.draining && s.running == 0 {
+			close(s.idle)
+		}
+	}), nil
+}
+
+func (s *Server) runningJobs() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
+}
+
+// open and end keep the list of sessions for the metrics.
+func (s *Server) open(sess *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[sess] = struct{}{}
+}
+
+func (s *Server) end(sess *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, sess)
+	if held := sess.heldBytes(); held != 0 {
+		s.leaked += held
+		sess.log.Error("the job ended without giving back its frames", "bytes", held)
+	}
+}
+
+// frameBytes is the frame memory that all jobs hold.
+func (s *Server) frameBytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.leaked
+	for sess := range s.sessions {
+		n += sess.heldBytes()
+	}
+	return n
+}

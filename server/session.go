@@ -1,0 +1,292 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"upscaler/decode"
+	"upscaler/encode"
+	upscalev1 "upscaler/gen/upscale/v1"
+	"upscaler/internal/av"
+	"upscaler/internal/frame"
+	"upscaler/internal/notice"
+	"upscaler/server/pipeline"
+	"upscaler/sr"
+)
+
+// session is one job of one call, from the client's Start to the Summary. These goroutines work for it: the call's handler,
+// which runs the job; one that receives the client's chunks; one that sends; one that watches and reports progress; and the
+// pipeline's two.
+type session struct {
+	server *Server
+	id     string
+	log    *slog.Logger
+	start  *upscalev1.Start
+	began  time.Time
+
+	cancel context.CancelCauseFunc
+	input  *io.PipeReader
+	out    chan *upscalev1.UpscaleResponse // read by the sending goroutine; every message is at most sendChunk and its framing
+
+	frames, planes *frame.Pool // decoded frames, upscaled luma
+
+	digest   hash.Hash
+	notices  atomic.Int64
+	received atomic.Uint64 // bytes of input
+	sent     atomic.Uint64 // messages the client has taken, as far as gRPC tells
+	bytesOut uint64        // owned by the pipeline's sink until Run returns
+}
+
+// prepared is a job whose input has been looked at and whose output is decided, before any frame is decoded.
+type prepared struct {
+	source   *decode.Source
+	engine   *sr.Job
+	plan     *encode.Layout
+	options  encode.Options
+	accepted *upscalev1.Accepted
+}
+
+func (p *prepared) close() {
+	if p.engine != nil {
+		p.engine.Close()
+	}
+	if p.source != nil {
+		media := p.source.Media()
+		p.source.Close()
+		media.Free()
+	}
+}
+
+func (s *Server) newSession(start *upscalev1.Start, cancel context.CancelCauseFunc, input *io.PipeReader) *session {
+	id := rand.Text()[:10]
+	return &session{
+		server: s, id: id, start: start, began: time.Now(),
+		log:    s.log.With("job", id),
+		cancel: cancel, input: input,
+		out:    make(chan *upscalev1.UpscaleResponse, sendQueue),
+		frames: frame.NewPool(s.limits.FrameMemory), planes: frame.NewPool(s.limits.PlaneMemory),
+		digest: sha256.New(),
+	}
+}
+
+// heldBytes is the frame memory the job holds now.
+func (s *session) heldBytes() int64 { return s.frames.InUse() + s.planes.InUse() }
+
+// prepare opens the input, finds the model and lays out the output.
+func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, error) {
+	srv := s.server
+	options, err := encodeOptions(s.start)
+	if err != nil {
+		return nil, err
+	}
+	if _, known := upscalev1.Deinterlace_name[int32(s.start.GetDeinterlace())]; !known {
+		return nil, &protocolError{"start.deinterlace", "this way to deinterlace is not known to this server"}
+	}
+	options.Threads, options.Notify = srv.cfg.CodecThreads, notify
+	spec, err := modelSpec(s.start)
+	if err != nil {
+		return nil, err
+	}
+	p := &prepared{}
+	// The model first: a name that does not exist should not cost the client an upload.
+	if p.engine, err = srv.cfg.Scheduler.Open(ctx, spec); err != nil {
+		return nil, err
+	}
+	p.source, err = decode.Open(ctx, s.input, decode.Options{
+		Name:        s.start.GetInput().GetName(),
+		Limits:      decode.Limits{MaxPixels: srv.limits.MaxInputPixels},
+		Pool:        s.frames,
+		Notify:      notify,
+		Threads:     srv.cfg.CodecThreads,
+		Spool:       func() (decode.Spool, error) { return decode.NewSpool(srv.cfg.SpoolDir, srv.limits.MaxSpool) },
+		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
+	})
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	options.Scale = p.engine.Model().Scale
+	if p.plan, err = encode.Plan(p.source.Media(), options); err != nil {
+		p.close()
+		return nil, err
+	}
+	p.options = options
+	for _, n := range p.plan.Notices {
+		notify(n)
+	}
+	p.accepted = s.describe(p)
+	return p, nil
+}
+
+// run works the whole job and returns the error that ended it, in the domain's types.
+func (s *session) run(ctx context.Context) (err error) {
+	defer func() {
+		// A panic in one job is a bug to be fixed, but not a reason to end the others.
+		if r := recover(); r != nil {
+			s.log.Error("panic", "value", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("an internal error ended the job; its number in the server's log is %s", s.id)
+		}
+	}()
+	p, err := s.prepare(ctx, s.notify(ctx))
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if err := s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Accepted{Accepted: p.accepted}}); err != nil {
+		return err
+	}
+	sink, err := encode.Open(ctx, &chunkWriter{s, ctx}, p.source.Media(), p.plan, p.options)
+	if err != nil {
+		return err
+	}
+	defer sink.Close()
+	job := &pipeline.Job{Source: p.source, Engine: p.engine, Sink: sink, Luma: s.planes}
+
+	watched := make(chan struct{})
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	go func() {
+		defer close(watched)
+		s.watch(watchCtx, job, p)
+	}()
+	err = job.Run(ctx)
+	stopWatch()
+	<-watched
+	s.server.metrics.jobDone(job.Progress())
+	if err != nil {
+		return err
+	}
+	return s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Summary{Summary: s.summary(job.Progress())}})
+}
+
+// watch reports progress and ends a job that makes none.
+func (s *session) watch(ctx context.Context, job *pipeline.Job, p *prepared) {
+	ticker := time.NewTicker(progressInterval)
+	defer ticker.Stop()
+	meter := newMeter(p.accepted.GetEstimatedFrames(), s.start.GetInput().GetSize())
+	var last uint64
+	lastChange := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			pr := job.Progress()
+			if activity := s.received.Load() + s.sent.Load() + pr.Decoded + pr.Encoded; activity != last {
+				last, lastChange = activity, now
+			} else if now.Sub(lastChange) > s.server.limits.StallTimeout {
+				s.cancel(errStalled)
+				return
+			}
+			select {
+			case s.out <- &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Progress{Progress: meter.progress(now, pr)}}:
+			default: // the client does not keep up with the video; the next progress will do
+			}
+		}
+	}
+}
+
+// notify returns what the rooms report notices to.
+func (s *session) notify(ctx context.Context) notice.Func {
+	return func(n notice.Notice) {
+		s.log.Info("notice", "code", int(n.Code), "text", n.Text)
+		if s.notices.Add(1) > maxNotices {
+			return
+		}
+		// An error means that the job is ending, which its own goroutines learn from ctx.
+		_ = s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Notice{Notice: noticeMessage(n)}})
+	}
+}
+
+// send queues a message for the sending goroutine, waiting while the queue is full.
+func (s *session) send(ctx context.Context, m *upscalev1.UpscaleResponse) error {
+	select {
+	case s.out <- m:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *session) summary(pr pipeline.Progress) *upscalev1.Summary {
+	return &upscalev1.Summary{
+		FramesDecoded: pr.Decoded,
+		FramesEncoded: pr.Encoded,
+		BytesIn:       s.received.Load(),
+		BytesOut:      s.bytesOut,
+		Sha256:        s.digest.Sum(nil),
+		Elapsed:       durationpb.New(time.Since(s.began)),
+		Stages:        stageTimes(pr.Stages),
+	}
+}
+
+// receive copies the client's chunks into the pipe that the decoder reads, until the client half-closes. Nothing is
+// buffered here: while the decoder does not read, the client's flow-control window fills and the client waits.
+func (s *session) receive(recv func() (*upscalev1.Chunk, error), input *io.PipeWriter) {
+	for {
+		chunk, err := recv()
+		if errors.Is(err, io.EOF) {
+			input.Close()
+			return
+		}
+		if err != nil {
+			s.cancel(err)
+			input.CloseWithError(err)
+			return
+		}
+		if n := s.received.Add(uint64(len(chunk.GetData()))); s.server.limits.MaxUpload > 0 && n > uint64(s.server.limits.MaxUpload) {
+			s.cancel(errTooMuch)
+			return
+		}
+		if _, err := input.Write(chunk.GetData()); err != nil {
+			if errors.Is(err, io.ErrClosedPipe) {
+				continue // the decoder has all it wants; what the client still sends is read and dropped
+			}
+			return
+		}
+	}
+}
+
+// chunkWriter sends what the muxer writes as chunks with offsets.
+type chunkWriter struct {
+	*session
+	ctx context.Context // of the job; encode calls WriteAt from within its own calls, which carry no other
+}
+
+func (w *chunkWriter) WriteAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n := min(len(p)-done, sendChunk)
+		data := make([]byte, n) // gRPC may hold on to it after Send has returned
+		copy(data, p[done:])
+		w.digest.Write(data)
+		chunk := &upscalev1.Chunk{Data: data, Offset: uint64(off) + uint64(done)}
+		if err := w.send(w.ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Chunk{Chunk: chunk}}); err != nil {
+			return done, err
+		}
+		done += n
+		w.bytesOut += uint64(n)
+	}
+	return done, nil
+}
+
+var _ encode.Output = (*chunkWriter)(nil)
+
+// estimatedFrames is how many frames the input should hold: as its header says, else by its duration.
+func estimatedFrames(m *av.Media) uint64 {
+	v := m.Info.Streams[m.VideoIndex].Video
+	if v == nil {
+		return 0
+	}
+	return v.Frames
+}

@@ -1,0 +1,155 @@
+package server
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	upscalev1 "upscaler/gen/upscale/v1"
+	"upscaler/internal/notice"
+)
+
+// Upscale implements upscale.v1.UpscaleService.
+func (s *Server) Upscale(stream grpc.BidiStreamingServer[upscalev1.UpscaleRequest, upscalev1.UpscaleResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return toStatus(&protocolError{"payload", "the first message must be Start"})
+	}
+	return s.job(stream.Context(), start, func() (*upscalev1.Chunk, error) {
+		m, err := stream.Recv()
+		return chunkOf(m.GetChunk(), err)
+	}, func(ctx context.Context, sess *session) error {
+		return sess.runAndSend(ctx, stream.Send)
+	})
+}
+
+// Probe implements upscale.v1.UpscaleService.
+func (s *Server) Probe(stream grpc.ClientStreamingServer[upscalev1.ProbeRequest, upscalev1.ProbeResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return toStatus(&protocolError{"payload", "the first message must be Start"})
+	}
+	return s.job(stream.Context(), start, func() (*upscalev1.Chunk, error) {
+		m, err := stream.Recv()
+		return chunkOf(m.GetChunk(), err)
+	}, func(ctx context.Context, sess *session) error {
+		var notices noticeList
+		p, err := sess.prepare(ctx, notices.add)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		return stream.SendAndClose(&upscalev1.ProbeResponse{Accepted: p.accepted, Notices: notices.messages})
+	})
+}
+
+// job admits a call, receives its chunks in a goroutine of their own, and runs do with a context that ends with the call, the
+// job's time limit or the server. Its result is a status.
+func (s *Server) job(ctx context.Context, start *upscalev1.Start, recv func() (*upscalev1.Chunk, error),
+	do func(context.Context, *session) error) error {
+	release, err := s.admit()
+	if err != nil {
+		return toStatus(err)
+	}
+	defer release()
+
+	ctx, timeout := context.WithTimeoutCause(ctx, s.limits.MaxJobTime, errTooLong)
+	defer timeout()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.stop, func() { cancel(context.Cause(s.stop)) })()
+
+	reader, writer := io.Pipe()
+	sess := s.newSession(start, cancel, reader)
+	s.open(sess)
+	defer s.end(sess)
+	// A job that ends early must free a decoder that waits for input, and the receiver that waits for the decoder.
+	defer context.AfterFunc(ctx, func() { writer.CloseWithError(context.Cause(ctx)) })()
+	defer reader.Close()
+
+	s.recvLoops.Add(1)
+	go func() {
+		defer s.recvLoops.Add(-1)
+		sess.receive(recv, writer) // ends at the latest when the call has: Recv then fails
+	}()
+
+	sess.log.Info("job accepted", "scale", start.GetScale(), "model", start.GetModel(), "size", start.GetInput().GetSize())
+	err = do(ctx, sess)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // what failed then, failed because of this
+	}
+	st := toStatus(err)
+	s.metrics.jobEnded(st)
+	if err != nil {
+		sess.log.Warn("job failed", "err", err)
+	} else {
+		sess.log.Info("job done", "in", sess.received.Load(), "out", sess.bytesOut)
+	}
+	return st
+}
+
+// runAndSend runs the job while one goroutine sends what it answers, in order.
+func (s *session) runAndSend(ctx context.Context, send func(*upscalev1.UpscaleResponse) error) error {
+	sent := make(chan error, 1)
+	go func() {
+		var failed error
+		for m := range s.out {
+			if failed != nil {
+				continue // the job is being cancelled; empty the queue so that nothing waits on it
+			}
+			if failed = send(m); failed != nil {
+				s.cancel(failed)
+				continue
+			}
+			s.sent.Add(1)
+		}
+		sent <- failed
+	}()
+	err := s.run(ctx)
+	close(s.out)
+	if err != nil {
+		// Do not wait: the client may have stopped reading, and the goroutine is set free by the end of this call.
+		return err
+	}
+	select {
+	case err := <-sent:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// chunkOf checks a message after the first.
+func chunkOf(c *upscalev1.Chunk, err error) (*upscalev1.Chunk, error) {
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, toStatus(&protocolError{"payload", "only Chunk may follow the first message"})
+	}
+	return c, nil
+}
+
+// noticeList collects the notices of a Probe.
+type noticeList struct {
+	mu       sync.Mutex
+	messages []*upscalev1.Notice
+}
+
+func (l *noticeList) add(n notice.Notice) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.messages) < maxNotices {
+		l.messages = append(l.messages, noticeMessage(n))
+	}
+}
