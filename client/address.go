@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -56,7 +57,10 @@ func ParseAddress(s string) (Address, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		// No port: a name, an IPv4 address, or an IPv6 address with or without brackets.
-		host, port = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), defaultPort
+		host, port = s, defaultPort
+		if len(s) > 2 && s[0] == '[' && s[len(s)-1] == ']' {
+			host = s[1 : len(s)-1]
+		}
 		if strings.ContainsAny(host, "[]") || (strings.Contains(host, ":") && net.ParseIP(host) == nil) {
 			return fail("host and port cannot be told apart")
 		}
@@ -67,8 +71,11 @@ func ParseAddress(s string) (Address, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return fail("the port is not a number from 1 to 65535")
 	}
-	if host == "" {
+	switch host {
+	case "":
 		host = "localhost"
+	case "unix":
+		return fail("a socket's path must follow unix:") // as a host's name it could not be written back
 	}
 	return Address{Network: "tcp", Host: net.JoinHostPort(host, port)}, nil
 }
@@ -83,8 +90,9 @@ func (a Address) String() string {
 
 // target returns the address in gRPC's naming.
 func (a Address) target() string {
+	u := url.URL{Scheme: "dns", Path: "/" + a.Host}
 	if a.Network == "unix" {
-		return "unix://" + a.Host
+		u = url.URL{Scheme: "unix", Path: a.Host}
 	}
-	return "dns:///" + a.Host
+	return u.String() // which escapes what a path may hold
 }

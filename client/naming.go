@@ -29,9 +29,9 @@ func Extensions() []string {
 	return list
 }
 
-// ContainerOf returns the format for a file name or a bare extension ("mkv"), and false when it says nothing of one.
+// ContainerOf returns the format that a file name's extension stands for, and false when it stands for none.
 func ContainerOf(name string) (upscalev1.Container, bool) {
-	c, ok := containers[strings.ToLower(strings.TrimPrefix(filepath.Ext("."+filepath.Base(name)), "."))]
+	c, ok := containers[strings.ToLower(strings.TrimPrefix(filepath.Ext(name), "."))]
 	return c, ok
 }
 

@@ -39,12 +39,9 @@ type barReporter struct {
 	doing    string // before there is progress
 }
 
-func newBarReporter(out io.Writer, several bool) *barReporter {
-	return &barReporter{
-		out:     out,
-		several: several,
-		bars:    mpb.New(mpb.WithOutput(out), mpb.WithWidth(barWidth)),
-	}
+func newBarReporter(out io.Writer, several bool, options ...mpb.ContainerOption) *barReporter {
+	options = append(options, mpb.WithOutput(out), mpb.WithWidth(barWidth))
+	return &barReporter{out: out, several: several, bars: mpb.New(options...)}
 }
 
 // above writes a line above the bars.

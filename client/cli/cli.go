@@ -126,9 +126,6 @@ Without --server it uses the server that listens on ` + client.DefaultAddress + 
   sr-client probe video.mp4                       # what would happen to every stream`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
-			a.running = true
-		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "address of the server: HOST:PORT or unix:PATH\n(default: the one on "+client.DefaultAddress+", else a private one)")
@@ -139,6 +136,13 @@ Without --server it uses the server that listens on ` + client.DefaultAddress + 
 	_ = root.MarkPersistentFlagFilename("ca", "pem", "crt")
 	_ = root.RegisterFlagCompletionFunc("server", cobra.NoFileCompletions)
 	root.AddCommand(a.upscaleCommand(), a.probeCommand(), a.modelsCommand(), a.infoCommand(), a.versionCommand())
+	for _, command := range root.Commands() {
+		run := command.RunE
+		command.RunE = func(cmd *cobra.Command, args []string) error {
+			a.running = true // cobra has found no fault with the command line
+			return run(cmd, args)
+		}
+	}
 	return root
 }
 

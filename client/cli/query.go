@@ -157,8 +157,10 @@ func (a *app) probe(cmd *cobra.Command, f *settings, path, output string, asJSON
 		return err
 	}
 	defer s.close()
-	if err := f.resolveScale(ctx, s); err != nil {
-		return err
+	if f.modelDecidesScale() {
+		if err := f.resolveScale(ctx, s); err != nil {
+			return err
+		}
 	}
 	tasks, err := planTasks([]string{path}, output, f, false)
 	if err != nil {

@@ -49,7 +49,7 @@ func finalLine(t *task, r *result) string {
 	if seconds := r.elapsed.Seconds(); seconds > 0 {
 		line += fmt.Sprintf(" (%.1f fps", float64(s.GetFramesEncoded())/seconds)
 		if d := r.accepted.GetInput().GetDuration().AsDuration(); d > 0 {
-			line += fmt.Sprintf(", %.2gx real time", d.Seconds()/seconds)
+			line += fmt.Sprintf(", %s real time", formatFactor(d.Seconds()/seconds))
 		}
 		line += ")"
 	}

@@ -140,7 +140,7 @@ type settings struct {
 func (s *settings) addFlags(cmd *cobra.Command) {
 	s.command = cmd
 	f := cmd.Flags()
-	f.Uint32VarP(&s.scale, "scale", "s", 0, fmt.Sprintf("factor by which width and height grow, 2 to %d (default: the model's, else %d)", maxScale, defaultScale))
+	f.Uint32VarP(&s.scale, "scale", "s", defaultScale, fmt.Sprintf("factor by which width and height grow, 2 to %d; a --model named in full brings its own", maxScale))
 	f.StringVarP(&s.model, "model", "m", "", "a model's name or tier (s, m, l); see sr-client models")
 	addChoice(cmd, "device", "auto", devices, &s.device, "where the network runs")
 	f.StringVar(&s.format, "format", "", "container of the result when its name does not say: "+strings.Join(client.Extensions(), ", "))
@@ -158,7 +158,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 
 // check finds the mistakes that can be seen without a server or a file.
 func (s *settings) check() error {
-	if s.command.Flags().Changed("scale") && (s.scale < 2 || s.scale > maxScale) {
+	if s.scale < 2 || s.scale > maxScale {
 		return usagef("--scale must be a whole number from 2 to %d", maxScale)
 	}
 	if s.format != "" {
@@ -182,15 +182,14 @@ func (s *settings) encoderOptions() (map[string]string, error) {
 	return options, nil
 }
 
-// resolveScale fills in the scale when it was not given: that of the model named, else the default.
+// modelDecidesScale reports whether the scale follows from a model that was named in full; resolveScale finds it out then.
+func (s *settings) modelDecidesScale() bool {
+	return !s.command.Flags().Changed("scale") && strings.Contains(s.model, "-") // a tier has no hyphen
+}
+
+// resolveScale takes the scale from the server's list of models. A model that is not in it is left for the server to
+// refuse, with its own words.
 func (s *settings) resolveScale(ctx context.Context, c *session) error {
-	if s.scale != 0 {
-		return nil
-	}
-	s.scale = defaultScale
-	if !strings.Contains(s.model, "-") { // a tier, or nothing
-		return nil
-	}
 	models, err := c.Models(ctx)
 	if err != nil {
 		return c.explain(err)

@@ -169,7 +169,7 @@ func planTasks(args []string, output string, s *settings, stdoutIsTerminal bool)
 		}
 		if t.container == 0 {
 			c, ok := client.ContainerOf(t.out)
-			if !ok || filepath.Ext(t.out) == "" {
+			if !ok {
 				return nil, usagef("the name %s does not say which container to write; end it with one of .%s, or use --format",
 					t.out, strings.Join(client.Extensions(), ", ."))
 			}

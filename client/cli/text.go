@@ -6,8 +6,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/vbauerster/mpb/v8/decor"
-
 	upscalev1 "upscaler/gen/upscale/v1"
 )
 
@@ -47,8 +45,31 @@ func formatDuration(d time.Duration) string {
 	}
 }
 
-// formatSize writes a number of bytes for people: 12.3 MB.
-func formatSize(n uint64) string { return fmt.Sprintf("% .1f", decor.SizeB1000(n)) } //nolint:gosec // no file is that long
+// formatSize writes a number of bytes for people: 512 B, 12.3 MB.
+func formatSize(n uint64) string {
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v := float64(n)
+	unit := -1
+	for v >= 999.95 { // what %.1f would round to 1000.0
+		v /= 1000
+		unit++
+	}
+	return fmt.Sprintf("%.1f %cB", v, "kMGTPE"[unit])
+}
+
+// formatFactor writes how much faster something is: 0.52x, 3.1x, 120x.
+func formatFactor(v float64) string {
+	switch {
+	case v < 1:
+		return fmt.Sprintf("%.2fx", v)
+	case v < 10:
+		return fmt.Sprintf("%.1fx", v)
+	default:
+		return fmt.Sprintf("%.0fx", v)
+	}
+}
 
 // plural writes a count with its noun: 1 frame, 2 frames.
 func plural(n uint64, noun string) string {

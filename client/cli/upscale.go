@@ -64,12 +64,8 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 	if args[0] == standard && isTerminal(a.stdin) {
 		return usagef("standard input is a terminal; pipe a video into it")
 	}
-	// Before a server is bothered or started, find what cannot work. Only the scale may be unknown yet, and with it some names.
-	if f.scale != 0 {
-		if _, err := planTasks(args, f.output, &f.settings, isTerminal(a.stdout)); err != nil {
-			return err
-		}
-	} else if _, _, err := findInputs(args); err != nil {
+	// Before a server is bothered or started, find what cannot work. The scale may be a wrong one yet, and with it some names.
+	if _, err := planTasks(args, f.output, &f.settings, isTerminal(a.stdout)); err != nil {
 		return err
 	}
 	toStdout := f.output == standard || (f.output == "" && args[0] == standard)
@@ -88,11 +84,9 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 		}
 		return err
 	}
-	if f.scale == 0 {
-		if f.model != "" {
-			if err := connect(); err != nil {
-				return err
-			}
+	if f.modelDecidesScale() {
+		if err := connect(); err != nil {
+			return err
 		}
 		if err := f.resolveScale(ctx, server); err != nil {
 			return err
