@@ -42,6 +42,8 @@ type session struct {
 	frames, planes *frame.Pool // decoded frames, upscaled luma
 
 	digest   hash.Hash
+	job      atomic.Pointer[pipeline.Job] // once it runs
+	expected atomic.Uint64                // frames, as Accepted says
 	notices  atomic.Int64
 	received atomic.Uint64 // bytes of input
 	sent     atomic.Uint64 // messages the client has taken, as far as gRPC tells
@@ -143,6 +145,7 @@ func (s *session) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer p.close()
+	s.expected.Store(p.accepted.GetEstimatedFrames())
 	if err := s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Accepted{Accepted: p.accepted}}); err != nil {
 		return err
 	}
@@ -152,16 +155,8 @@ func (s *session) run(ctx context.Context) (err error) {
 	}
 	defer sink.Close()
 	job := &pipeline.Job{Source: p.source, Engine: p.engine, Sink: sink, Luma: s.planes}
-
-	watched := make(chan struct{})
-	watchCtx, stopWatch := context.WithCancel(ctx)
-	go func() {
-		defer close(watched)
-		s.watch(watchCtx, job, p)
-	}()
+	s.job.Store(job)
 	err = job.Run(ctx)
-	stopWatch()
-	<-watched
 	s.server.metrics.jobDone(job.Progress())
 	if err != nil {
 		return err
@@ -169,11 +164,25 @@ func (s *session) run(ctx context.Context) (err error) {
 	return s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Summary{Summary: s.summary(job.Progress())}})
 }
 
-// watch reports progress and ends a job that makes none.
-func (s *session) watch(ctx context.Context, job *pipeline.Job, p *prepared) {
+// startWatch runs watch in a goroutine of its own until the returned function is called, which waits for its end.
+func (s *session) startWatch(ctx context.Context, send func(*upscalev1.Progress)) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.watch(ctx, send)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// watch ends a job that makes no progress, and sends the progress it makes, until ctx ends. send may drop a message.
+func (s *session) watch(ctx context.Context, send func(*upscalev1.Progress)) {
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
-	meter := newMeter(p.accepted.GetEstimatedFrames(), s.start.GetInput().GetSize())
+	var meter *meter
 	var last uint64
 	lastChange := time.Now()
 	for {
@@ -181,18 +190,31 @@ func (s *session) watch(ctx context.Context, job *pipeline.Job, p *prepared) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			pr := job.Progress()
-			if activity := s.received.Load() + s.sent.Load() + pr.Decoded + pr.Encoded; activity != last {
+			activity := s.received.Load() + s.sent.Load()
+			if job := s.job.Load(); job != nil {
+				if meter == nil {
+					meter = newMeter(s.expected.Load(), s.start.GetInput().GetSize())
+				}
+				pr := job.Progress()
+				activity += pr.Decoded + pr.Encoded
+				send(meter.progress(now, pr))
+			}
+			if activity != last {
 				last, lastChange = activity, now
 			} else if now.Sub(lastChange) > s.server.limits.StallTimeout {
 				s.cancel(errStalled)
 				return
 			}
-			select {
-			case s.out <- &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Progress{Progress: meter.progress(now, pr)}}:
-			default: // the client does not keep up with the video; the next progress will do
-			}
 		}
+	}
+}
+
+// trySend queues a progress message unless the queue is full: a client that does not keep up with the video needs no
+// more to read, and the next progress will do.
+func (s *session) trySend(p *upscalev1.Progress) {
+	select {
+	case s.out <- &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Progress{Progress: p}}:
+	default:
 	}
 }
 

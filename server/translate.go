@@ -59,7 +59,7 @@ func encodeOptions(start *upscalev1.Start) (encode.Options, error) {
 		EncoderOptions: out.GetEncoderOptions(),
 		Seekable:       out.GetSeekable(), Strict: start.GetStrict(),
 	}
-	if out.Crf != nil {
+	if out != nil && out.Crf != nil {
 		crf := int(out.GetCrf())
 		o.CRF = &crf
 	}

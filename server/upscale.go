@@ -43,6 +43,7 @@ func (s *Server) Probe(stream grpc.ClientStreamingServer[upscalev1.ProbeRequest,
 		m, err := stream.Recv()
 		return chunkOf(m.GetChunk(), err)
 	}, func(ctx context.Context, sess *session) error {
+		defer sess.startWatch(ctx, func(*upscalev1.Progress) {})()
 		var notices noticeList
 		p, err := sess.prepare(ctx, notices.add)
 		if err != nil {
@@ -115,7 +116,9 @@ func (s *session) runAndSend(ctx context.Context, send func(*upscalev1.UpscaleRe
 		}
 		sent <- failed
 	}()
+	stopWatch := s.startWatch(ctx, s.trySend)
 	err := s.run(ctx)
+	stopWatch()
 	close(s.out)
 	if err != nil {
 		// Do not wait: the client may have stopped reading, and the goroutine is set free by the end of this call.

@@ -284,6 +284,8 @@ func framePTS(t *testing.T, path string) []float64 {
 	return pts
 }
 
+var dataHash = regexp.MustCompile(`MD5:[0-9a-f]{32}`)
+
 // packetHashes returns the digest of every packet of a stream, in order.
 func packetHashes(t *testing.T, path, stream string) []string {
 	t.Helper()
@@ -292,18 +294,18 @@ func packetHashes(t *testing.T, path, stream string) []string {
 	if code != 0 {
 		t.Fatalf("ffprobe %s: %s", path, stderr)
 	}
-	return strings.Fields(stdout)
+	return dataHash.FindAllString(stdout, -1)
 }
 
-// luma PSNR of a against b in dB, as FFmpeg's filter measures it.
 var psnrY = regexp.MustCompile(`PSNR y:([0-9.]+|inf)`)
 
+// psnr returns the luma PSNR of a, sent through a filter, against b in dB, as FFmpeg measures it over all frames.
 func psnr(t *testing.T, a, b, filter string) float64 {
 	t.Helper()
 	if filter != "" {
 		filter += ","
 	}
-	log := ffmpeg(t, "-i", a, "-i", b, "-lavfi", "[0:v]"+filter+"setpts=N[a];[1:v]setpts=N[b];[a][b]psnr", "-f", "null", "-")
+	log := ffmpeg(t, "-i", a, "-i", b, "-lavfi", "[0:v]"+filter+"settb=1/24,setpts=N[a];[1:v]settb=1/24,setpts=N[b];[a][b]psnr", "-f", "null", "-")
 	m := psnrY.FindStringSubmatch(log)
 	if m == nil {
 		t.Fatalf("ffmpeg printed no PSNR:\n%s", log)

@@ -210,7 +210,7 @@ func TestUsageErrors(t *testing.T) {
 		{"unknown flag", []string{"upscale", in, "--sharpness", "9"}, 2, "sharpness"},
 		{"missing file", []string{"upscale", filepath.Join(t.TempDir(), "none.mp4"), "--server", s.addr}, 1, "none.mp4"},
 		{"no such model", []string{"upscale", in, "--model", "lmswn-xxl", "--server", s.addr}, 1, "lmswn-xxl"},
-		{"no such scale", []string{"upscale", in, "--scale", "7", "--server", s.addr}, 1, "x7"},
+		{"no such scale", []string{"upscale", in, "--scale", "7", "--server", s.addr}, 2, "--scale"},
 		{"no such preset", []string{"upscale", in, "--preset", "warp", "--server", s.addr}, 1, "warp"},
 		{"no such encoder option", []string{"upscale", in, "--encoder-option", "warp=9", "--server", s.addr}, 1, "warp"},
 		{"no server", []string{"upscale", in, "--server", "127.0.0.1:1"}, 1, "127.0.0.1:1"},
