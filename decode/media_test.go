@@ -18,6 +18,7 @@ import (
 
 	"upscaler/internal/av"
 	"upscaler/internal/frame"
+	"upscaler/internal/media"
 	"upscaler/internal/notice"
 
 	"go.uber.org/goleak"
@@ -98,11 +99,14 @@ type result struct {
 	sideData []map[int]bool
 	size     [2]int // of the last frame
 	sum      string // MD5 of all planes of all frames without padding
+	raw      []byte // the first maxRaw bytes of them
 	packets  map[int]int
 	bytes    map[int]string // MD5 of the packets' contents by stream
 	notices  []notice.Notice
 	stats    Stats
 }
+
+const maxRaw = 4 << 20
 
 func (r *result) codes() map[notice.Code]int {
 	n := map[notice.Code]int{}
@@ -162,6 +166,11 @@ func decodeAll(t testing.TB, in io.Reader, opts Options) (*result, error) {
 				t.Fatalf("frame %d is %+v, Media says %+v", len(res.pts), f.Format, res.media.Working)
 			}
 			writePlanes(sum, f)
+			if len(res.raw) < maxRaw {
+				raw := bytes.NewBuffer(res.raw)
+				writePlanes(raw, f)
+				res.raw = raw.Bytes()
+			}
 			f.Release()
 			continue
 		}
@@ -243,6 +252,30 @@ func decodedSum(t testing.TB, path, pixelFormat string, extra ...string) string 
 	sum := md5.Sum(program(t, "ffmpeg", args...))
 	return hex.EncodeToString(sum[:])
 }
+
+// filtered returns the frames after a filter of the ffmpeg program.
+func filtered(t testing.TB, path, pixelFormat, filter string) []byte {
+	t.Helper()
+	return program(t, "ffmpeg", "-v", "error", "-nostdin", "-i", path, "-map", "0:v:0", "-vf", filter,
+		"-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", pixelFormat, "-")
+}
+
+// differing returns which share of the bytes differs; 1 when the lengths do.
+func differing(a, b []byte) float64 {
+	if len(a) != len(b) || len(a) == 0 {
+		return 1
+	}
+	n := 0
+	for i := range a {
+		if a[i] != b[i] {
+			n++
+		}
+	}
+	return float64(n) / float64(len(a))
+}
+
+// av25 is the time base of 25 frames a second.
+var av25 = media.Rational{Num: 1, Den: 25}
 
 // workingName returns FFmpeg's name of the frames' layout, the full range's own where there is one.
 func workingName(t testing.TB, m *av.Media) string {

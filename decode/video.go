@@ -27,6 +27,8 @@ type video struct {
 	source  astiav.PixelFormat // the first picture's format
 	convert av.Converter       // for pictures that differ from the first, and for formats without a planar layout
 	fields  *deinterlacer      // nil until an interlaced picture has come
+
+	cannotDeinterlace bool
 }
 
 // maxFailures bounds how many errors a decoder may give in a row before it gets the next packet, or is taken to have ended; its
@@ -166,13 +168,56 @@ func (v *video) take(f *astiav.Frame) error {
 		v.crop = av.Crop{} // nonsense in the container: show everything
 		v.s.noteDamage("The container's cropping makes no sense and is ignored.")
 	}
-	return v.emit(f)
+	p = av.Inspect(f)
+	pts := v.s.time.frame(p.PTS, p.Duration, v.draining)
+	if err := v.chooseDeinterlacer(p); err != nil {
+		return err
+	}
+	if v.fields == nil {
+		return v.emit(f, pts, p.Duration)
+	}
+	f.SetPts(pts)
+	return v.fields.push(f, v.emit)
 }
 
-func (v *video) flush() error { return nil }
+// flush takes what is still held back after the last picture.
+func (v *video) flush() error {
+	if v.fields == nil {
+		return nil
+	}
+	fields := v.fields
+	v.fields = nil
+	defer fields.close()
+	return fields.push(nil, v.emit)
+}
 
-// emit copies or converts one picture into pooled memory and queues it.
-func (v *video) emit(f *astiav.Frame) error {
+// chooseDeinterlacer sets up the deinterlacer from the first picture on that asks for one; all later pictures go through it, and
+// those that are not interlaced come out as they were.
+func (v *video) chooseDeinterlacer(p av.Picture) error {
+	mode := v.s.opts.Deinterlace
+	if v.fields != nil && !v.fields.fits(p) {
+		if err := v.flush(); err != nil {
+			return err
+		}
+	}
+	wanted := mode == DeinterlaceOn || mode == DeinterlaceAuto && p.Interlaced
+	if v.fields != nil || !wanted || v.cannotDeinterlace || p.Width < minFieldsWidth || p.Height < minFieldsHeight {
+		return nil
+	}
+	fields, err := newDeinterlacer(p, v.s.media.VideoTimeBase, mode == DeinterlaceOn, v.s.opts.Threads)
+	if err != nil { // a pixel format that bwdif does not take
+		v.cannotDeinterlace = true
+		v.s.notify(notice.MetadataReduced, v.s.media.VideoIndex,
+			fmt.Sprintf("The video is interlaced, but its pixel format %s cannot be deinterlaced.", av.PixelFormatName(p.Format)))
+		return nil
+	}
+	v.fields = fields
+	v.s.notify(notice.Deinterlaced, v.s.media.VideoIndex, "The video is interlaced; it is deinterlaced, one frame for each frame.")
+	return nil
+}
+
+// emit copies or converts one picture into pooled memory and queues it. Times are in the stream's time base.
+func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 	s := v.s
 	p := av.Inspect(f)
 	if !s.given {
@@ -203,8 +248,7 @@ func (v *video) emit(f *astiav.Frame) error {
 			return fmt.Errorf("converting a picture: %w", err)
 		}
 	}
-	dst.PTS = s.time.frame(p.PTS, p.Duration, v.draining)
-	dst.Duration = p.Duration
+	dst.PTS, dst.Duration = pts, duration
 	dst.KeyFrame = p.KeyFrame
 	dst.SideData = av.SideData(f)
 	s.pending = append(s.pending, Unit{Frame: dst})
