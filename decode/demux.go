@@ -48,7 +48,7 @@ func (s *Source) openDemuxer() error {
 	if n := s.format.NbStreams(); n > s.opts.Limits.MaxStreams {
 		return s.tooManyStreams(n)
 	}
-	if err := av.FindStreamInfo(s.format, s.opts.Limits.MaxPixels); err != nil {
+	if err := av.FindStreamInfo(s.format, codecPixels(s.opts.Limits.MaxPixels)); err != nil {
 		if err := s.inputErr(); err != nil {
 			return err
 		}

@@ -301,3 +301,5 @@ func wantKind(t testing.TB, err error, kind Kind) {
 		t.Errorf("not one sentence: %q", bad.Text)
 	}
 }
+
+func newPool() *frame.Pool { return frame.NewPool(64 << 20) }

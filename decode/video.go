@@ -54,7 +54,7 @@ func newVideo(s *Source) (*video, error) {
 	av.SetPacketTimeBase(v.codec, st.TimeBase)
 	err := av.WithOptions(map[string]string{
 		"threads":    strconv.Itoa(s.opts.Threads),
-		"max_pixels": strconv.FormatInt(s.opts.Limits.MaxPixels, 10),
+		"max_pixels": strconv.FormatInt(codecPixels(s.opts.Limits.MaxPixels), 10),
 	}, func(d *astiav.Dictionary) error {
 		if err := v.codec.Open(codec, d); err != nil {
 			return inputError(Damaged, err, "The %s decoder cannot be started with this input's header; it is damaged or not supported.",
@@ -68,6 +68,10 @@ func newVideo(s *Source) (*video, error) {
 	}
 	return v, nil
 }
+
+// codecPixels returns the limit for FFmpeg's decoders when pictures of max pixels are to pass: they hold it against sizes rounded
+// up to whole blocks and vectors (64 pixels). checkSize then looks at the true size.
+func codecPixels(max int64) int64 { return max + max/8 + 1<<20 }
 
 // decoder returns the decoder for a stream: FFmpeg's preferred one, except where WebM carries alpha in a second picture, which
 // only libvpx decodes.
