@@ -29,6 +29,7 @@ type Engine struct {
 	lanes   sr.Lanes
 	memory  int64 // bytes of activations that one batch may need
 	options func() (*ort.SessionOptions, error)
+	guard   func(func() error) error // calls what loads and sets up the device, and undoes its side effects
 }
 
 // OpenCPU returns an engine for the CPU: single-threaded runs side by side, one a core. On two cores two frames side by side are a
@@ -42,6 +43,7 @@ func OpenCPU(o CPUOptions) (*Engine, error) {
 		lanes:   sr.Lanes{Count: o.Workers, Batch: 1},
 		memory:  o.WorkerMemory,
 		options: cpuOptions,
+		guard:   func(f func() error) error { return f() },
 	}
 	if e.lanes.Count <= 0 {
 		e.lanes.Count = goruntime.GOMAXPROCS(0)
@@ -141,12 +143,16 @@ func (n *network) session(sampleBytes int) (*ort.DynamicAdvancedSession, error) 
 	if err != nil {
 		return nil, err
 	}
-	options, err := n.engine.options()
+	var s *ort.DynamicAdvancedSession
+	err = n.engine.guard(func() error {
+		options, err := n.engine.options()
+		if err != nil {
+			return err
+		}
+		s, err = ort.NewDynamicAdvancedSessionWithONNXData(data, []string{inLuma, inUnit, inPeak}, []string{outLuma}, options)
+		return errors.Join(err, options.Destroy())
+	})
 	if err != nil {
-		return nil, err
-	}
-	s, err := ort.NewDynamicAdvancedSessionWithONNXData(data, []string{inLuma, inUnit, inPeak}, []string{outLuma}, options)
-	if err := errors.Join(err, options.Destroy()); err != nil {
 		return nil, err
 	}
 	n.sessions[sampleBytes] = s

@@ -14,10 +14,14 @@ import (
 
 // Field numbers of onnx.proto (ONNX's IR specification) that are read or written here.
 const (
-	modelGraph    = 7
-	modelMetadata = 14
+	modelIRVersion = 1
+	modelGraph     = 7
+	modelOpset     = 8
+	modelMetadata  = 14
+	opsetVersion   = 2
 
 	graphNode        = 1
+	graphName        = 2
 	graphInitializer = 5
 	graphInput       = 11
 	graphOutput      = 12
