@@ -21,14 +21,14 @@ type Address struct {
 	Host    string // host:port, or the socket's path
 }
 
-// AddressError says that a server's address cannot be understood.
+// AddressError says that a server's address cannot be understood, or not be used as it is meant.
 type AddressError struct {
 	Address string
 	Text    string
 }
 
 func (e *AddressError) Error() string {
-	return fmt.Sprintf("%q is no server address: %s; write HOST:PORT or unix:/path/to/socket", e.Address, e.Text)
+	return fmt.Sprintf("the server address %q cannot be used: %s", e.Address, e.Text)
 }
 
 // ParseAddress understands HOST:PORT, HOST alone (port 50051), :PORT (this machine), [IPv6]:PORT and unix:PATH. On failure
@@ -52,7 +52,7 @@ func ParseAddress(s string) (Address, error) {
 		return Address{Network: "unix", Host: abs}, nil
 	}
 	if strings.Contains(s, "/") {
-		return fail("it looks like a URL or a path")
+		return fail("it looks like a URL or a path; write HOST:PORT or unix:/path/to/socket")
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -62,7 +62,7 @@ func ParseAddress(s string) (Address, error) {
 			host = s[1 : len(s)-1]
 		}
 		if strings.ContainsAny(host, "[]") || (strings.Contains(host, ":") && net.ParseIP(host) == nil) {
-			return fail("host and port cannot be told apart")
+			return fail("host and port cannot be told apart; write HOST:PORT or [IPv6]:PORT")
 		}
 		if host == "" {
 			return fail("the host is missing")
@@ -86,6 +86,16 @@ func (a Address) String() string {
 		return "unix:" + a.Host
 	}
 	return a.Host
+}
+
+// Local reports whether what is sent to the address stays on this machine.
+func (a Address) Local() bool {
+	if a.Network == "unix" {
+		return true
+	}
+	host, _, _ := net.SplitHostPort(a.Host) // ParseAddress has joined them
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
 // target returns the address in gRPC's naming.

@@ -44,7 +44,23 @@ type Options struct {
 	// TLS encrypts the connection and authenticates the server. Nil means plaintext: what a server without a
 	// certificate speaks, right for this machine and for networks whose every member may see the videos.
 	TLS *tls.Config
+	// Token, when set, is sent with every call as a bearer token. It does not travel in plaintext, except on this machine.
+	Token string
 }
+
+// bearer is a token as gRPC sends it.
+type bearer struct {
+	token string
+	plain bool
+}
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + b.token}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (b bearer) RequireTransportSecurity() bool { return !b.plain }
 
 // Client is a connection to one server. Its methods may be called by several goroutines; each Upscale is a job of its own.
 type Client struct {
@@ -65,7 +81,7 @@ func Dial(address string, o Options) (*Client, error) {
 	if o.TLS != nil {
 		creds = credentials.NewTLS(o.TLS)
 	}
-	conn, err := grpc.NewClient(a.target(),
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -76,7 +92,14 @@ func Dial(address string, o Options) (*Client, error) {
 		}),
 		// An idle connection is kept: a job that waits for its turn is idle too.
 		grpc.WithIdleTimeout(0),
-	)
+	}
+	if o.Token != "" {
+		if o.TLS == nil && !a.Local() {
+			return nil, &AddressError{Address: address, Text: "a token would travel to it in plaintext; encrypt the connection"}
+		}
+		options = append(options, grpc.WithPerRPCCredentials(bearer{token: o.Token, plain: o.TLS == nil}))
+	}
+	conn, err := grpc.NewClient(a.target(), options...)
 	if err != nil {
 		return nil, &AddressError{Address: address, Text: err.Error()}
 	}

@@ -96,6 +96,8 @@ func newError(address string, err error) *Error {
 		}
 	case codes.Unimplemented:
 		e.Text = fmt.Sprintf("what answers at %s is not an upscaling server, or one of another version: %s", address, message)
+	case codes.Unauthenticated, codes.PermissionDenied:
+		e.Text = fmt.Sprintf("the server at %s refuses: %s", address, message)
 	case codes.DeadlineExceeded:
 		e.Text = fmt.Sprintf("the server at %s did not answer in time", address)
 	case codes.Canceled:

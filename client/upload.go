@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -47,17 +48,15 @@ func (u *upload) stop() {
 
 // sendAll sends what in holds as it comes: a live feed's short reads become short chunks, nothing waits for a full one.
 func sendAll(in io.Reader, s uploadStream) error {
-	if s.start() != nil {
-		return nil // the receiving side gets the reason
-	}
-	for {
+	// A failing send is no error here: it means that the call has ended, and the receiving side gets to know why.
+	for sent := s.start() == nil; sent; {
 		// gRPC forbids to reuse a message's memory after it was sent.
 		buf := make([]byte, chunkSize)
 		n, err := in.Read(buf)
-		if n > 0 && s.chunk(&upscalev1.Chunk{Data: buf[:n]}) != nil {
-			return nil
+		if n > 0 {
+			sent = s.chunk(&upscalev1.Chunk{Data: buf[:n]}) == nil
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			_ = s.end()
 			return nil
 		}
@@ -65,6 +64,7 @@ func sendAll(in io.Reader, s uploadStream) error {
 			return &InputError{Err: err}
 		}
 	}
+	return nil
 }
 
 // position returns the offset at which in stands, and whether it can be brought back there.

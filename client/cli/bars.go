@@ -18,6 +18,8 @@ const (
 	barSteps = 10000
 	// maxBarName is how much of a file's name stands before its bar, in characters.
 	maxBarName = 28
+	// speedWidth is the room for speed and time after a bar, so that its length does not change with them.
+	speedWidth = 26
 	// barWidth is the widest a bar gets, in columns: on a wide terminal more of it says nothing.
 	barWidth = 100
 )
@@ -61,7 +63,7 @@ func (r *barReporter) plan(tasks []*task) {
 		mpb.PrependDecorators(decor.Name("all", decor.WC{W: maxBarName, C: decor.DindentRight}), decor.Percentage(decor.WC{W: 6})),
 		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
 			return fmt.Sprintf(" %d of %d", s.Current/barSteps, s.Total/barSteps)
-		})),
+		}, decor.WC{W: speedWidth, C: decor.DindentRight})),
 	)
 }
 
@@ -83,7 +85,7 @@ func (r *barReporter) begin(t *task) {
 	r.current = r.bars.New(barSteps, barStyle(),
 		mpb.BarPriority(0),
 		mpb.PrependDecorators(decor.Name(string(name), decor.WC{W: r.nameWidth(), C: decor.DindentRight}), decor.Any(r.percent, decor.WC{W: 6})),
-		mpb.AppendDecorators(decor.Any(r.speed)),
+		mpb.AppendDecorators(decor.Any(r.speed, decor.WC{W: speedWidth, C: decor.DindentRight})),
 	)
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -55,10 +56,12 @@ type app struct {
 	stdout, stderr io.Writer
 
 	// Flags of every command.
-	server  string
-	private bool
-	tls     bool
-	ca      string
+	server    string
+	private   bool
+	tls       bool
+	ca        string
+	cert, key string
+	tokenFile string
 
 	// running is set once the command line was understood: what fails before is a usage error.
 	running bool
@@ -131,9 +134,15 @@ Without --server it uses the server that listens on ` + client.DefaultAddress + 
 	flags.StringVar(&a.server, "server", "", "address of the server: HOST:PORT or unix:PATH\n(default: the one on "+client.DefaultAddress+", else a private one)")
 	flags.BoolVar(&a.private, "private", false, "start a private server even when one is listening")
 	flags.BoolVar(&a.tls, "tls", false, "encrypt the connection, trusting the system's certificate authorities")
-	flags.StringVar(&a.ca, "ca", "", "encrypt the connection, trusting the certificate authorities in this PEM file")
+	flags.StringVar(&a.ca, "ca", "", "encrypt the connection, trusting the certificate authorities in this PEM `file`")
+	flags.StringVar(&a.cert, "cert", "", "this client's own certificate, a PEM `file`, for servers that ask for one")
+	flags.StringVar(&a.key, "key", "", "the private key of --cert, a PEM `file`")
+	flags.StringVar(&a.tokenFile, "token-file", "", "`file` whose first line is the token for servers that ask for one")
 	root.MarkFlagsMutuallyExclusive("server", "private")
-	_ = root.MarkPersistentFlagFilename("ca", "pem", "crt")
+	root.MarkFlagsRequiredTogether("cert", "key")
+	for _, name := range []string{"ca", "cert", "key"} {
+		_ = root.MarkPersistentFlagFilename(name, "pem", "crt", "key")
+	}
 	_ = root.RegisterFlagCompletionFunc("server", cobra.NoFileCompletions)
 	root.AddCommand(a.upscaleCommand(), a.probeCommand(), a.modelsCommand(), a.infoCommand(), a.versionCommand())
 	for _, command := range root.Commands() {
@@ -200,7 +209,7 @@ func (a *app) connect(ctx context.Context, say func(string)) (*session, error) {
 		_ = c.Close()
 	}
 	if o.TLS != nil {
-		return nil, usagef("--tls and --ca need --server: no server takes jobs at %s", client.DefaultAddress)
+		return nil, usagef("an encrypted connection needs --server: no server takes jobs at %s", client.DefaultAddress)
 	}
 	program, err := client.FindServer()
 	if err != nil {
@@ -242,22 +251,53 @@ func (s *session) explain(err error) error {
 	}
 }
 
+// dialOptions reads the files that the flags name.
 func (a *app) dialOptions() (client.Options, error) {
-	if !a.tls && a.ca == "" {
-		return client.Options{}, nil
+	var o client.Options
+	if a.tokenFile != "" {
+		text, err := os.ReadFile(a.tokenFile)
+		if err != nil {
+			return o, usagef("--token-file: %w", err)
+		}
+		line, _, _ := strings.Cut(string(text), "\n")
+		if o.Token = strings.TrimSpace(line); o.Token == "" {
+			return o, usagef("--token-file: the first line of %s is empty", a.tokenFile)
+		}
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if !a.tls && a.ca == "" && a.cert == "" {
+		return o, nil
+	}
+	o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	if a.ca != "" {
 		pem, err := os.ReadFile(a.ca)
 		if err != nil {
-			return client.Options{}, usagef("--ca: %w", err)
+			return o, usagef("--ca: %w", err)
 		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return client.Options{}, usagef("--ca: %s holds no PEM certificate", a.ca)
+		o.TLS.RootCAs = x509.NewCertPool()
+		if !o.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return o, usagef("--ca: %s holds no PEM certificate", a.ca)
 		}
 	}
-	return client.Options{TLS: config}, nil
+	if a.cert != "" {
+		pair, err := tls.LoadX509KeyPair(a.cert, a.key)
+		if err != nil {
+			return o, usagef("--cert and --key: %w", err)
+		}
+		o.TLS.Certificates = []tls.Certificate{pair}
+	}
+	return o, nil
+}
+
+// minBarTerminal is the narrowest terminal that gets bars, in columns; one that does not tell its width is 0 wide.
+const minBarTerminal = 40
+
+// showsBars reports whether w is a terminal that bars can be drawn on.
+func showsBars(w any) bool {
+	if !isTerminal(w) || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	width, _, err := term.GetSize(int(w.(*os.File).Fd())) //nolint:gosec // a file descriptor is a small number
+	return err == nil && width >= minBarTerminal
 }
 
 // isTerminal reports whether w (or a reader) is a terminal.

@@ -218,7 +218,7 @@ func printProbe(out io.Writer, t *task, r *upscalev1.ProbeResponse) error {
 			becomes = "kept as it is"
 		}
 		line("%d\t%s\t%s\t%s\t%s\t%s", s.GetIndex(), enumName(s.GetKind(), "STREAM_KIND_"), describeStream(s),
-			printable(s.GetLanguage()), printable(s.GetTitle()), becomes)
+			language(s), printable(s.GetTitle()), becomes)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -229,6 +229,14 @@ func printProbe(out io.Writer, t *task, r *upscalev1.ProbeResponse) error {
 		}
 	}
 	return nil
+}
+
+// language returns a stream's language; the code for an undetermined one says nothing.
+func language(s *upscalev1.StreamInfo) string {
+	if s.GetLanguage() == "und" {
+		return ""
+	}
+	return printable(s.GetLanguage())
 }
 
 func describeFile(name string, m *upscalev1.MediaInfo) string {

@@ -31,7 +31,7 @@ func (a *app) newReporter(asJSON, toStdout, several bool) reporter {
 		return &jsonReporter{out: a.stderr, errors: io.Discard}
 	case asJSON:
 		return &jsonReporter{out: a.stdout, errors: a.stderr}
-	case isTerminal(a.stderr):
+	case showsBars(a.stderr):
 		return newBarReporter(a.stderr, several)
 	default:
 		return &lineReporter{out: a.stderr, several: several}

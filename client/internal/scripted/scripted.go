@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -21,11 +22,11 @@ import (
 	upscalev1 "upscaler/gen/upscale/v1"
 )
 
-// Upscale and Probe are the server's ends of the calls' streams.
-type (
-	Upscale = grpc.BidiStreamingServer[upscalev1.UpscaleRequest, upscalev1.UpscaleResponse]
-	Probe   = grpc.ClientStreamingServer[upscalev1.ProbeRequest, upscalev1.ProbeResponse]
-)
+// Upscale is the server's end of a call's stream.
+type Upscale = grpc.BidiStreamingServer[upscalev1.UpscaleRequest, upscalev1.UpscaleResponse]
+
+// Probe is the server's end of a call's stream.
+type Probe = grpc.ClientStreamingServer[upscalev1.ProbeRequest, upscalev1.ProbeResponse]
 
 // Server is a running server. It implements upscale.v1 with the functions of its script.
 type Server struct {
@@ -211,7 +212,7 @@ func (j *job) run() error {
 	}
 	for {
 		r, err := j.stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
