@@ -122,16 +122,16 @@ func (c *container) alternative(s *av.Stream) string {
 	return ""
 }
 
-// silent tells whether a stream that is not passed through loses nothing: the muxer writes it anew from metadata.
+// silent tells whether a data stream that is not passed through loses nothing: what it says is written anew from metadata.
 func (c *container) silent(m *av.Media, s *av.Stream) bool {
-	if s.Kind != media.KindData || c.container != ContainerMP4 && c.container != ContainerMOV {
+	if s.Kind != media.KindData {
 		return false
 	}
 	switch s.Params.CodecTag() {
-	case av.CodecTag("text"):
-		return len(m.Chapters) > 0 // QuickTime's chapter track
-	case av.CodecTag("tmcd"):
-		return entry(s.Metadata, "timecode") != "" || entry(m.Video().Metadata, "timecode") != ""
+	case av.CodecTag("text"): // QuickTime's chapter track
+		return c.chapters && len(m.Chapters) > 0
+	case av.CodecTag("tmcd"): // QuickTime's time code track
+		return c.container != ContainerMPEGTS && entry(m.Video().Metadata, "timecode") != ""
 	}
 	return false
 }

@@ -145,7 +145,7 @@ func (x *mux) addVideo(m *av.Media, codec *astiav.CodecContext, rate media.Ratio
 		return key == "ENCODER" || key == "DURATION" || strings.HasPrefix(key, "BPS") || strings.HasPrefix(key, "NUMBER_OF_") ||
 			strings.HasPrefix(key, "_STATISTICS")
 	})
-	return setStreamMetadata(st, append(metadata, av.KeyValue{Key: "encoder", Value: x.plan.Encoder}))
+	return x.setStreamMetadata(st, append(metadata, av.KeyValue{Key: "encoder", Value: x.plan.Encoder}))
 }
 
 func (x *mux) addCopy(m *av.Media, s *av.Stream) error {
@@ -170,10 +170,26 @@ func (x *mux) addCopy(m *av.Media, s *av.Stream) error {
 			metadata = append(metadata, av.KeyValue{Key: "mimetype", Value: "application/octet-stream"})
 		}
 	}
-	return setStreamMetadata(st, metadata)
+	return x.setStreamMetadata(st, metadata)
 }
 
-func setStreamMetadata(st *astiav.Stream, entries []av.KeyValue) error {
+// quickTimeLanguages are languages that QuickTime has a number for under another code than most files use.
+var quickTimeLanguages = map[string]string{"fre": "fra", "deu": "ger", "nld": "dut", "swe": "sve", "ell": "gre", "isl": "ice",
+	"zho": "chi", "rum": "ron", "cze": "ces", "slo": "slk", "sqi": "alb"}
+
+func (x *mux) setStreamMetadata(st *astiav.Stream, entries []av.KeyValue) error {
+	if x.isMP4() {
+		entries = slices.Clone(entries)
+		for i, kv := range entries {
+			if other := quickTimeLanguages[kv.Value]; kv.Key == "language" && other != "" && x.plan.Container == ContainerMOV {
+				entries[i].Value = other
+			}
+		}
+		if title := entry(entries, "title"); title != "" { // players show the handler's name as the track's title
+			entries = slices.DeleteFunc(entries, func(kv av.KeyValue) bool { return kv.Key == "handler_name" })
+			entries = append(entries, av.KeyValue{Key: "handler_name", Value: title})
+		}
+	}
 	d := astiav.NewDictionary()
 	err := av.SetEntries(d, entries)
 	if err != nil {

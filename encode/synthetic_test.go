@@ -133,11 +133,10 @@ type probed struct {
 	} `json:"format"`
 }
 
-func probe(t *testing.T, path string, args ...string) probed {
+func probe(t *testing.T, path string) probed {
 	t.Helper()
-	args = append([]string{"-v", "error", "-print_format", "json", "-show_streams", "-show_packets", "-show_chapters", "-show_format",
-		"-show_data_hash", "md5"}, append(args, path)...)
-	out, err := exec.Command("ffprobe", args...).Output()
+	out, err := exec.Command("ffprobe", "-v", "error", "-print_format", "json", "-show_streams", "-show_packets", "-show_chapters",
+		"-show_format", "-show_data_hash", "md5", path).Output()
 	if err != nil {
 		t.Fatalf("ffprobe %s: %v", path, err)
 	}
@@ -146,4 +145,26 @@ func probe(t *testing.T, path string, args ...string) probed {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// firstFrame returns the side data of a file's first picture.
+func firstFrame(t *testing.T, path string) []map[string]any {
+	t.Helper()
+	out, err := exec.Command("ffprobe", "-v", "error", "-print_format", "json", "-select_streams", "v:0", "-show_frames",
+		"-read_intervals", "%+#1", path).Output()
+	if err != nil {
+		t.Fatalf("ffprobe %s: %v", path, err)
+	}
+	var p struct {
+		Frames []struct {
+			SideData []map[string]any `json:"side_data_list"`
+		} `json:"frames"`
+	}
+	if err := json.Unmarshal(out, &p); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Frames) == 0 {
+		t.Fatalf("%s holds no picture", path)
+	}
+	return p.Frames[0].SideData
 }

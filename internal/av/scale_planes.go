@@ -21,6 +21,8 @@ static struct SwsContext *upscaler_sws_open(int fmt, int src_w, int src_h, int d
     av_opt_set_int(c, "dsth", dst_h, 0);
     av_opt_set_int(c, "dst_format", dst_fmt, 0);
     av_opt_set_int(c, "sws_flags", SWS_BICUBIC | SWS_ACCURATE_RND, 0);
+    av_opt_set_double(c, "param0", 0, 0); // Catmull-Rom's cubic, which keeps straight ramps straight; FFmpeg's own does not
+    av_opt_set_double(c, "param1", 0.5, 0);
     av_opt_set_int(c, "src_h_chr_pos", src_x, 0);
     av_opt_set_int(c, "src_v_chr_pos", src_y, 0);
     av_opt_set_int(c, "dst_h_chr_pos", dst_x, 0);
