@@ -60,7 +60,7 @@ var encoders = []*encoder{
 		tuneOption: "tune", tunes: []string{"film", "animation", "grain", "stillimage", "psnr", "ssim", "fastdecode", "zerolatency"},
 		profiles: []string{"baseline", "main", "high", "high10", "high422", "high444"},
 		refused:  []string{"passlogfile", "x264opts", "fastfirstpass"},
-		params:  "x264-params",
+		params:   "x264-params",
 		paramKeys: []string{"8x8dct", "aq-mode", "aq-strength", "aud", "b-adapt", "b-bias", "b-pyramid", "bframes", "bluray-compat",
 			"cabac", "chroma-qp-offset", "crf-max", "deblock", "direct", "fast-pskip", "intra-refresh", "ipratio", "keyint", "level",
 			"mbtree", "me", "merange", "min-keyint", "mixed-refs", "nal-hrd", "nr", "open-gop", "partitions", "pbratio", "psy",
