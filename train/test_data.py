@@ -9,6 +9,7 @@ from PIL import Image
 
 import data
 import golden
+import model
 import train
 
 
@@ -93,3 +94,20 @@ def test_one_command_makes_a_model_and_goes_on_after_a_stop(folder, tmp_path, mo
         about = session.get_modelmeta().custom_metadata_map
         assert about["precision"] == precision and about["training"].startswith("20 iterations of clean fp32")
         assert about["data_sha256"] == data.list_sha256(data.pictures(str(folder)))
+
+
+@torch.no_grad()
+def test_solved_last_layer_is_the_best_for_its_features():
+    torch.manual_seed(7)
+    net = model.LMSWN("s", 3)
+    x = torch.nn.functional.interpolate(torch.rand(16, 1, 6, 6), size=24, mode="bicubic")
+    target = torch.nn.functional.interpolate(x, scale_factor=3, mode="bicubic")
+    error = lambda: float((model.run(net.fold(), x) - target).square().mean())
+    train.solve_last(net, lambda generator, count: (x, target))
+    best = error()
+    assert best < 0.2 * float((torch.nn.functional.interpolate(x, scale_factor=3) - target).square().mean())
+    for parameter in net.up.parameters():
+        change = 0.01 * torch.randn_like(parameter)
+        parameter += change
+        assert error() > best
+        parameter -= change

@@ -14,6 +14,7 @@ import sys
 import time
 
 import torch
+import torch.nn.functional as F
 
 import data
 import export
@@ -28,6 +29,7 @@ SAVE_SECONDS = 120
 SHOW = 200  # iterations between progress lines
 SCORE = 2000  # iterations between scores on the held-out pairs
 CHARBONNIER = 1e-3
+SOLVE_BATCHES, SOLVE_RIDGE = 24, 1e-6  # some 700,000 LR pixels
 
 
 def psnr(net, run, lr, hr, count=96):
@@ -52,7 +54,8 @@ def loss_of(kind, y, target):
 
 
 def start_weights(net, path):
-    """Loads weights from a checkpoint; from another scale, all but the last layer. Exits with a sentence on another tier."""
+    """Loads weights from a checkpoint (from another scale: all but the last layer) and returns it. Exits with a sentence when the
+    checkpoint is of another tier."""
     given = torch.load(path, map_location="cpu", weights_only=True)
     if given["tier"] != net.tier:
         sys.exit(f"{path} holds tier {given['tier']}, not {net.tier}: start from a checkpoint of the same tier")
@@ -63,7 +66,33 @@ def start_weights(net, path):
     return given
 
 
-def arguments(given):
+def solve_last(net, draw):
+    """Sets the last layer to the least-squares answer for the features that the layers before it give.
+
+    That layer is linear in them, so one small system of equations (9C+1 unknowns for each of the s*s outputs) finds at once
+    what descent would need thousands of steps for. draw(generator, count) returns (x, target) batches.
+    """
+    generator = torch.Generator().manual_seed(0)
+    squares, products, seen = 0, 0, {}
+    with torch.no_grad():
+        for _ in range(SOLVE_BATCHES):
+            x, target = draw(generator, 16)
+            model.run(net.fold(), x, see=lambda name, value: seen.setdefault(name, value))
+            f = seen["skip"]
+            seen.clear()
+            windows = F.unfold(f, 3, padding=1).transpose(0, 1).flatten(1).double()
+            windows = torch.cat((windows, torch.ones_like(windows[:1])))
+            wanted = (F.pixel_unshuffle(target, net.scale) - x).transpose(0, 1).flatten(1).double()
+            squares, products = squares + windows @ windows.T, products + windows @ wanted.T
+        ridge = SOLVE_RIDGE * squares.diagonal().mean() * torch.eye(len(squares), device=squares.device)
+        answer = torch.linalg.solve(squares + ridge, products).float().T
+        net.up.square.weight.copy_(answer[:, :-1].reshape(net.up.square.weight.shape))
+        net.up.square.bias.copy_(answer[:, -1])
+        net.up.row.weight.zero_()
+        net.up.column.weight.zero_()
+
+
+def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="a folder of pictures, each at least 288x288")
     parser.add_argument("--tier", choices=model.TIERS, default="s")
@@ -85,14 +114,14 @@ def arguments(given):
     parser.add_argument("--bf16", choices=("auto", "on", "off"), default="auto", help="auto: on CUDA only")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch decides)")
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args(given)
+    args = parser.parse_args(argv)
     if args.precision == "int8" and not args.start:
         parser.error("--precision int8 fine-tunes a trained model: give its checkpoint with --start")
     return args
 
 
-def main(given=None):
-    args = arguments(given)
+def main(argv=None):
+    args = arguments(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
@@ -108,18 +137,27 @@ def main(given=None):
     sets, sha256 = data.build(args.pictures, args.scale, args.flavour, args.clips, os.path.join(args.out, "pairs.npz"))
     sets = {name: value.to(device) for name, value in sets.items()}
 
+    def draw(generator, count):
+        if args.flavour == "clean":
+            return data.patches(sets["clean_lr"], sets["clean_hr"], count, args.patch, generator)
+        clean = round(count * CLEAN_SHARE)
+        mixed = (data.patches(sets["clean_lr"], sets["clean_hr"], clean, args.patch, generator),
+                 data.patches(sets["video_lr"], sets["video_hr"], count - clean, args.patch, generator))
+        return (torch.cat(pair).contiguous(memory_format=torch.channels_last) for pair in zip(*mixed))
+
+    checkpoint = os.path.join(args.out, "checkpoint.pt")
     net = model.LMSWN(args.tier, args.scale)
-    history = []  # one line a run that these weights went through
-    if args.start:
-        history = start_weights(net, args.start).get("history", [])
+    given = start_weights(net, args.start) if args.start else {}
+    history = given.get("history", [])  # one line a run that these weights went through
     net = net.to(device=device, memory_format=torch.channels_last)
+    if given and given["scale"] != args.scale and not os.path.exists(checkpoint):
+        solve_last(net, draw)
     rounding = quantize.Rounding(net.fold().detach(), sets["held_lr"]) if args.precision == "int8" else None
     groups = [{"params": list(net.parameters()), "lr": args.lr}]
     if rounding is not None:
         groups.append({"params": list(rounding.parameters()), "lr": args.lr})
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
 
-    checkpoint = os.path.join(args.out, "checkpoint.pt")
     iteration, seconds = 0, 0.0
     if os.path.exists(checkpoint):
         kept = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -161,13 +199,7 @@ def main(given=None):
         for group in optimizer.param_groups:
             group["lr"] = args.lr * rate * min(1, (iteration + 1) / WARM_UP)
         generator.manual_seed(args.seed * 1_000_003 + iteration)  # so that a resumed run sees what an unbroken one would
-        if args.flavour == "video":
-            clean = round(args.batch * CLEAN_SHARE)
-            mixed = (data.patches(sets["clean_lr"], sets["clean_hr"], clean, args.patch, generator),
-                     data.patches(sets["video_lr"], sets["video_hr"], args.batch - clean, args.patch, generator))
-            x, target = (torch.cat(pair).contiguous(memory_format=torch.channels_last) for pair in zip(*mixed))
-        else:
-            x, target = data.patches(sets["clean_lr"], sets["clean_hr"], args.batch, args.patch, generator)
+        x, target = draw(generator, args.batch)
         loss = loss_of(args.loss, run(x), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
