@@ -9,6 +9,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -97,7 +98,7 @@ func lumaPlanes(path string) ([]*frame.Frame, error) {
 	var frames []*frame.Frame
 	for {
 		unit, err := src.Next(context.Background())
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return frames, nil
 		}
 		if err != nil {
