@@ -70,10 +70,15 @@ func (s *Sink) WriteFrame(ctx context.Context, f *frame.Frame, luma frame.Plane)
 
 // WritePacket takes over a packet of another stream than the video. Packets of streams that the plan drops are freed.
 func (s *Sink) WritePacket(ctx context.Context, p *av.Packet) error {
-	if s.err != nil || s.done {
+	taken := false
+	err := s.work(ctx, func() error {
+		taken = true
+		return s.mux.writePacket(p)
+	})
+	if !taken {
 		p.Free()
 	}
-	return s.work(ctx, func() error { return s.mux.writePacket(p) })
+	return err
 }
 
 // Finish encodes what is held back and completes the file.
