@@ -145,7 +145,13 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := sr.Config{Models: files, Engines: []sr.Engine{cpu}}
+	config := sr.Config{Models: files, Engines: []sr.Engine{cpu}, Missing: map[sr.Device]error{}}
+	if cuda, err := onnx.OpenCUDA(onnx.CUDAOptions{Library: f.onnxruntime}); err == nil {
+		config.Engines = append(config.Engines, cuda)
+	} else {
+		config.Missing[sr.CUDA] = err
+		log.Debug("no CUDA", "why", err)
+	}
 	for _, e := range config.Engines {
 		log.Info("engine", "device", e.Device().String(), "name", e.Name())
 	}
