@@ -16,3 +16,6 @@ UPSCALER_TEST_RACE=1 go test -race -short -timeout 10m ./...
 
 echo "test: the client builds without cgo"
 CGO_ENABLED=0 go vet ./client/... ./cmd/sr-client/...
+
+echo "test: the python example against the real server"
+examples/python/test.sh
