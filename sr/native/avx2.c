@@ -1,0 +1,259 @@
+// AVX2 without VNNI. vpmaddubsw, which multiplies bytes, saturates its sums of two at 16 bits and so is not exact for every
+// weight; here bytes are widened to 16 bits and vpmaddwd, which cannot overflow, does the work. Being in 16 bits anyway, 3x3
+// convolutions go through Winograd's F(2x2, 3x3): 16 products instead of 36 for four outputs, in integers without any
+// rounding (the factors of a half are cleared by computing four times the sum).
+#include "native.h"
+
+#if !defined(__x86_64__)
+
+const nat_path *nat_avx2(void) { return NULL; }
+
+#else
+
+#include <string.h>
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#include "epilogue_avx2.h"
+
+enum {
+	PIXELS = 6, // pixels or tiles whose sums are kept in registers at once: 12 of 16, with 16 channels
+	CHUNK = 96, // pixels that direct convolutions widen at once, to stay in the first-level cache
+	POSITIONS = 16,
+};
+
+static int use_winograd(const nat_op *op) { return op->winograd != NULL && op->sources == 1; }
+
+static int lines(const nat_op *op) { return use_winograd(op) ? 2 : 1; }
+
+static int padded_cin(const nat_op *op) { return (op->cin + 15) & ~15; }
+
+// 64 bytes after each part may be read, and are the next part's or spare.
+static size_t direct_row(const nat_op *op) { return (size_t)(CHUNK + op->k + PIXELS) * op->cin + 32; }
+
+static size_t scratch(const nat_op *op, int width) {
+	(void)width;
+	if (use_winograd(op)) {
+		return (size_t)POSITIONS * PIXELS * (padded_cin(op) * sizeof(int16_t) + NAT_LANES * sizeof(int32_t));
+	}
+	return (size_t)op->k * direct_row(op) * sizeof(int16_t) + 64;
+}
+
+INLINE __m256i broadcast_pair(const int16_t *p) {
+	int32_t pair;
+	memcpy(&pair, p, sizeof pair);
+	return _mm256_set1_epi32(pair);
+}
+
+// multiply_add adds to sums, for PIXELS inputs `step` values apart, n pairs of values times their weights. vectors: 1 or 2.
+INLINE void multiply_add(__m256i sums[PIXELS][2], const int16_t *in, size_t step, const int16_t *weights, int n, int vectors) {
+	for (int p = 0; p < n; p++) {
+		__m256i w0 = _mm256_load_si256((const __m256i *)(weights + 32 * p)), w1 = w0;
+		if (vectors == 2) {
+			w1 = _mm256_load_si256((const __m256i *)(weights + 32 * p + 16));
+		}
+#pragma GCC unroll 6
+		for (int i = 0; i < PIXELS; i++) {
+			__m256i v = broadcast_pair(in + i * step + 2 * p);
+			sums[i][0] = _mm256_add_epi32(sums[i][0], _mm256_madd_epi16(v, w0));
+			if (vectors == 2) {
+				sums[i][1] = _mm256_add_epi32(sums[i][1], _mm256_madd_epi16(v, w1));
+			}
+		}
+	}
+}
+
+// widen copies n channels of `pixels` pixels, `stride` bytes apart, to 16-bit values `step` values apart. It may write up to
+// 15 values more a pixel, so channels that lie after these must be written after them.
+static void widen(int16_t *out, int step, const uint8_t *in, int stride, int n, int pixels) {
+	if (n == 1 && stride == 1 && step == 1) {
+		for (int x = 0; x < pixels; x += 16) {
+			_mm256_storeu_si256((__m256i *)(out + x), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(in + x))));
+		}
+		return;
+	}
+	for (int x = 0; x < pixels; x++, in += stride, out += step) {
+		int c = 0;
+		for (; c + 16 <= n; c += 16) {
+			_mm256_storeu_si256((__m256i *)(out + c), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(in + c))));
+		}
+		for (; c + 4 <= n; c += 4) {
+			int32_t four;
+			memcpy(&four, in + c, 4);
+			_mm_storel_epi64((__m128i *)(out + c), _mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
+		}
+		for (; c < n; c++) {
+			out[c] = in[c];
+		}
+	}
+}
+
+INLINE void direct_group(const nat_op *op, const nat_work *w, const int16_t *rows, int x0, int n, int c, int vectors) {
+	size_t row_values = direct_row(op);
+	const int16_t *weights = op->pairs + (size_t)c / NAT_LANES * op->k * op->row_pairs * 32;
+	for (int x = 0; x < n; x += PIXELS) {
+		__m256i sums[PIXELS][2];
+		for (int i = 0; i < PIXELS; i++) {
+			sums[i][0] = _mm256_load_si256((const __m256i *)(op->bias + c));
+			sums[i][1] = _mm256_load_si256((const __m256i *)(op->bias + c + 8));
+		}
+		for (int ky = 0; ky < op->k; ky++) {
+			multiply_add(sums, rows + ky * row_values + (size_t)x * op->cin, op->cin, weights + (size_t)ky * op->row_pairs * 32,
+				op->row_pairs, vectors);
+		}
+		for (int i = 0; i < PIXELS; i += 2) {
+			sums2 s = {sums[i][0], sums[i][1], sums[i + 1][0], sums[i + 1][1]};
+			finish2(op, w, 0, x0 + x + i, c, op->mul, s, vectors == 1);
+		}
+	}
+}
+
+// direct computes one row as it is written in the book. A kernel row's k * cin values lie next to one another once widened.
+static void direct(const nat_op *op, const nat_work *w) {
+	int16_t *rows = w->scratch;
+	for (int x0 = 0; x0 < w->width; x0 += CHUNK) {
+		int n = w->width - x0 < CHUNK ? w->width - x0 : CHUNK;
+		for (int ky = 0; ky < op->k; ky++) {
+			int first = 0;
+			for (int s = 0; s < op->sources; s++) {
+				const uint8_t *in = w->row[0][s * op->k + ky] + (ptrdiff_t)(x0 - op->k / 2) * op->source_stride[s];
+				widen(rows + ky * direct_row(op) + first, op->cin, in, op->source_stride[s], op->source[s].n, n + op->k - 1);
+				first += op->source[s].n;
+			}
+		}
+		for (int c = 0; c < op->cpad; c += NAT_LANES) {
+			if (op->cout - c <= 8) {
+				direct_group(op, w, rows, x0, n, c, 1);
+			} else {
+				direct_group(op, w, rows, x0, n, c, 2);
+			}
+		}
+	}
+}
+
+INLINE __m256i load16(const uint8_t *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+
+// transform_column computes B^T d for one column of 4 pixels, 16 channels.
+INLINE void transform_column(__m256i t[4], const uint8_t *const *rows, ptrdiff_t at) {
+	__m256i d0 = load16(rows[0] + at), d1 = load16(rows[1] + at), d2 = load16(rows[2] + at), d3 = load16(rows[3] + at);
+	t[0] = _mm256_sub_epi16(d0, d2);
+	t[1] = _mm256_add_epi16(d1, d2);
+	t[2] = _mm256_sub_epi16(d2, d1);
+	t[3] = _mm256_sub_epi16(d1, d3);
+}
+
+// transform_input computes B^T d B for PIXELS tiles of 4x4 pixels that begin at column x - 1, two columns apart. tiles:
+// position, tile, channel.
+static void transform_input(int16_t *tiles, int channels, const uint8_t *const *rows, int stride, int x) {
+	size_t position = (size_t)PIXELS * channels;
+	for (int c = 0; c < channels; c += 16) {
+		ptrdiff_t at = (ptrdiff_t)(x - 1) * stride + c;
+		__m256i a[4], b[4], d[4], e[4];
+		transform_column(a, rows, at);
+		transform_column(b, rows, at + stride);
+		for (int i = 0; i < PIXELS; i++) {
+			at += 2 * stride;
+			transform_column(d, rows, at);
+			transform_column(e, rows, at + stride);
+			int16_t *out = tiles + (size_t)i * channels + c;
+#pragma GCC unroll 4
+			for (int r = 0; r < 4; r++) {
+				_mm256_store_si256((__m256i *)(out + (4 * r + 0) * position), _mm256_sub_epi16(a[r], d[r]));
+				_mm256_store_si256((__m256i *)(out + (4 * r + 1) * position), _mm256_add_epi16(b[r], d[r]));
+				_mm256_store_si256((__m256i *)(out + (4 * r + 2) * position), _mm256_sub_epi16(d[r], b[r]));
+				_mm256_store_si256((__m256i *)(out + (4 * r + 3) * position), _mm256_sub_epi16(b[r], e[r]));
+				a[r] = d[r];
+				b[r] = e[r];
+			}
+		}
+	}
+}
+
+// transform_output computes A^T m A for eight output channels of one tile: 2x2 pixels.
+INLINE void transform_output(__m256i out[2][2], const int32_t *m) {
+	__m256i s[2][4];
+#pragma GCC unroll 4
+	for (int j = 0; j < 4; j++) {
+		__m256i m0 = _mm256_load_si256((const __m256i *)(m + (size_t)(0 + j) * PIXELS * NAT_LANES));
+		__m256i m1 = _mm256_load_si256((const __m256i *)(m + (size_t)(4 + j) * PIXELS * NAT_LANES));
+		__m256i m2 = _mm256_load_si256((const __m256i *)(m + (size_t)(8 + j) * PIXELS * NAT_LANES));
+		__m256i m3 = _mm256_load_si256((const __m256i *)(m + (size_t)(12 + j) * PIXELS * NAT_LANES));
+		s[0][j] = _mm256_add_epi32(_mm256_add_epi32(m0, m1), m2);
+		s[1][j] = _mm256_sub_epi32(_mm256_sub_epi32(m1, m2), m3);
+	}
+	for (int r = 0; r < 2; r++) {
+		out[r][0] = _mm256_add_epi32(_mm256_add_epi32(s[r][0], s[r][1]), s[r][2]);
+		out[r][1] = _mm256_sub_epi32(_mm256_sub_epi32(s[r][1], s[r][2]), s[r][3]);
+	}
+}
+
+INLINE void winograd_group(const nat_op *op, const nat_work *w, const int16_t *tiles, int32_t *products, int x, int c, int vectors) {
+	int channels = padded_cin(op), n = op->cin / 2;
+	const int16_t *weights = op->winograd + (size_t)c / NAT_LANES * POSITIONS * n * 32;
+	for (int p = 0; p < POSITIONS; p++) {
+		__m256i sums[PIXELS][2];
+		// Position (1, 1) is added once to each of the four outputs: the place for the bias.
+		__m256i b0 = _mm256_setzero_si256(), b1 = b0;
+		if (p == 5) {
+			b0 = _mm256_load_si256((const __m256i *)(op->bias4 + c));
+			b1 = _mm256_load_si256((const __m256i *)(op->bias4 + c + 8));
+		}
+		for (int i = 0; i < PIXELS; i++) {
+			sums[i][0] = b0;
+			sums[i][1] = b1;
+		}
+		multiply_add(sums, tiles + (size_t)p * PIXELS * channels, channels, weights + (size_t)p * n * 32, n, vectors);
+		for (int i = 0; i < PIXELS; i++) {
+			int32_t *m = products + ((size_t)p * PIXELS + i) * NAT_LANES;
+			_mm256_store_si256((__m256i *)m, sums[i][0]);
+			if (vectors == 2) {
+				_mm256_store_si256((__m256i *)(m + 8), sums[i][1]);
+			}
+		}
+	}
+	for (int i = 0; i < PIXELS; i++) {
+		__m256i v0[2][2], v1[2][2] = {{_mm256_setzero_si256(), _mm256_setzero_si256()}, {_mm256_setzero_si256(), _mm256_setzero_si256()}};
+		transform_output(v0, products + (size_t)i * NAT_LANES);
+		if (vectors == 2) {
+			transform_output(v1, products + (size_t)i * NAT_LANES + 8);
+		}
+		for (int line = 0; line < 2; line++) {
+			sums2 s = {v0[line][0], v1[line][0], v0[line][1], v1[line][1]};
+			finish2(op, w, line, x + 2 * i, c, op->mul4, s, vectors == 1);
+		}
+	}
+}
+
+// winograd computes two rows, a block of tiles of 2x2 pixels at a time. The sums are four times the true ones; mul4 knows.
+static void winograd(const nat_op *op, const nat_work *w) {
+	int channels = padded_cin(op);
+	int16_t *tiles = w->scratch;
+	int32_t *products = (int32_t *)(tiles + (size_t)POSITIONS * PIXELS * channels);
+	const uint8_t *rows[4] = {w->row[0][0], w->row[0][1], w->row[0][2], w->row[1][2]};
+	for (int x = 0; x < w->width; x += 2 * PIXELS) {
+		transform_input(tiles, channels, rows, op->source_stride[0], x);
+		for (int c = 0; c < op->cpad; c += NAT_LANES) {
+			if (op->cout - c <= 8) {
+				winograd_group(op, w, tiles, products, x, c, 1);
+			} else {
+				winograd_group(op, w, tiles, products, x, c, 2);
+			}
+		}
+	}
+}
+
+static void conv(const nat_op *op, const nat_work *w) {
+	if (use_winograd(op)) {
+		winograd(op, w);
+	} else {
+		direct(op, w);
+	}
+}
+
+const nat_path *nat_avx2(void) {
+	static const nat_path path = {"avx2", lines, scratch, conv, finish_plane};
+	return &path;
+}
+
+#pragma GCC pop_options
+#endif
