@@ -100,10 +100,7 @@ func (a *arena) op(p *program, o *op, c *C.nat_op) {
 	}
 	c.mul4, c.bias4 = keep[C.float](a, mul4), keep[C.int32_t](a, bias4)
 
-	pixel := o.cin // gathered
-	if len(o.sources) == 1 {
-		pixel = p.buffers[o.sources[0].buffer].stride
-	}
+	pixel := p.buffers[o.sources[0].buffer].stride
 	quads, steps := o.quads(pixel)
 	c.quads = keep[C.int8_t](a, quads)
 	list := alloc[C.nat_step](a, len(steps))

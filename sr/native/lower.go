@@ -16,6 +16,7 @@ const (
 	band      = 2
 	maxOps    = 512
 	maxBufs   = 1024
+	maxStepsC = 4096
 )
 
 type opKind int
@@ -331,6 +332,10 @@ func (c *opCopy) fits(first, n int, table *lut, zero int) bool {
 // addBuffers makes a buffer for every copy, large enough for its readers, and points the readers at it.
 func (l *lowering) addBuffers() error {
 	p := l.prog
+	stride := 0 // one for all buffers, so that a step over several sources is the same for each
+	for _, o := range p.ops {
+		stride = max(stride, o.cpad)
+	}
 	for i := len(p.ops) - 1; i >= 0; i-- {
 		o := &p.ops[i]
 		if o.kind != opPlane && len(l.reads[i]) == 0 {
@@ -349,7 +354,7 @@ func (l *lowering) addBuffers() error {
 		for j := range o.copies {
 			c := &o.copies[j]
 			c.buffer = len(p.buffers)
-			b := buffer{stride: o.cpad}
+			b := buffer{stride: stride}
 			if o.kind == opInput {
 				b.stride = 1
 			}
@@ -386,6 +391,11 @@ func (l *lowering) addBuffers() error {
 				o.sources = append(o.sources, source{})
 			}
 			o.sources[r.sourcePos] = source{buf, r.from.first, r.from.n}
+		}
+	}
+	for _, o := range p.ops {
+		if o.k*o.k*(o.cin/4+maxRows) > maxStepsC {
+			return fmt.Errorf("a %dx%d convolution of %d channels is too large", o.k, o.k, o.cin)
 		}
 	}
 	p.radius = p.ops[0].lead

@@ -20,6 +20,7 @@ enum {
 	NAT_MAX_COPIES = 4,  // places one result goes to
 	NAT_MAX_STAGES = 3,  // multiply-adds that stand for a copy's table
 	NAT_LANES = 16,      // output channels are computed in groups of so many
+	NAT_MAX_STEPS = 4096, // of a convolution, see nat_step
 	NAT_SLACK = 32,      // pixels that may be read and written right of a row, beyond its padding
 	NAT_BAND = 2,        // rows each layer advances before the next one's turn
 };
@@ -54,7 +55,7 @@ typedef struct {
 
 // Where a step reads, relative to the output pixel.
 typedef struct {
-	int row;    // kernel row
+	int row;    // of nat_work.row
 	int offset; // bytes
 } nat_step;
 
@@ -84,7 +85,7 @@ typedef struct {
 	const int8_t *quads;     // 8 bits, direct: group, step, lane, 4
 	int steps;               // four consecutive bytes of input each
 	const nat_step *step;
-	int pixel;               // bytes from a pixel to the next where the steps read: the source's stride, or cin when gathered
+	int pixel;               // the sources' stride
 } nat_op;
 
 typedef struct {

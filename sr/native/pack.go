@@ -66,24 +66,28 @@ func (o *op) winograd() []int16 {
 	return w
 }
 
-// step is where four consecutive bytes of input are read: in which kernel row, how many bytes from the output pixel.
+// step is where four consecutive bytes of input are read: in which of the op's rows, how many bytes from the output pixel.
 type step struct{ row, offset int }
 
 // quads returns the weights for sums over four bytes at a time and where each four are read. pixel is the distance between
-// the source's pixels. Where the source holds other channels too, or the taps are not a multiple of four, the bytes read in
+// the sources' pixels. Where a source holds other channels too, or its taps are not a multiple of four, the bytes read in
 // vain have zero weights.
 func (o *op) quads(pixel int) (w []int8, steps []step) {
-	type run struct{ row, offset, first, n int } // consecutive bytes of input and the values of the kernel row they are
+	type run struct{ row, offset, ky, first, n int } // consecutive bytes of a row: the values first.. of kernel row ky
 	var runs []run
-	for ky := range o.k {
-		left := -(o.k / 2) * pixel
-		if pixel == o.cin {
-			runs = append(runs, run{ky, left, 0, o.k * o.cin})
-			continue
+	channel := 0
+	for s, src := range o.sources {
+		for ky := range o.k {
+			row, left := s*o.k+ky, -(o.k/2)*pixel
+			if pixel == o.cin {
+				runs = append(runs, run{row, left, ky, 0, o.k * o.cin})
+				continue
+			}
+			for kx := range o.k {
+				runs = append(runs, run{row, left + kx*pixel, ky, kx*o.cin + channel, src.n})
+			}
 		}
-		for kx := range o.k {
-			runs = append(runs, run{ky, left + kx*pixel, kx * o.cin, o.cin})
-		}
+		channel += src.n
 	}
 	for g := range o.groups() {
 		for _, r := range runs {
@@ -95,7 +99,7 @@ func (o *op) quads(pixel int) (w []int8, steps []step) {
 					for j := range 4 {
 						v := int8(0)
 						if i+j < r.n {
-							v = o.weight(g*lanes+lane, r.row, r.first+i+j)
+							v = o.weight(g*lanes+lane, r.ky, r.first+i+j)
 						}
 						w = append(w, v)
 					}
