@@ -76,6 +76,10 @@ func Load(onnx []byte) (*Network, error) {
 	if err != nil {
 		return nil, &UnsupportedError{err}
 	}
+	return newNetwork(prog)
+}
+
+func newNetwork(prog *program) (*Network, error) {
 	n := &Network{prog: prog}
 	n.net = n.mem.program(prog)
 	if err := n.choosePath(); err != nil {
@@ -90,7 +94,7 @@ func (n *Network) Close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, w := range n.idle {
-		C.free(w.mem)
+		w.free()
 	}
 	n.idle, n.closed = nil, true
 	n.mem.free()
@@ -112,8 +116,10 @@ func (n *Network) Path() string { return n.path.name }
 func (n *Network) Refused() []string { return n.refused }
 
 // Memory returns the bytes that one running call needs for pictures of the given width.
-func (n *Network) Memory(width int) int64 {
-	return int64(C.nat_scratch_bytes(n.net, n.path.c, C.int(width)))
+func (n *Network) Memory(width int) int64 { return int64(n.memory(n.path, width)) }
+
+func (n *Network) memory(p path, width int) int {
+	return int(C.nat_scratch_bytes(n.net, p.c, C.int(width)))
 }
 
 // Upscale computes dst from src with one thread. src is W x H, dst scale*W x scale*H, both of the same depth, 8 to 16 bits. A
@@ -178,7 +184,7 @@ func checkPlane(p frame.Plane, what string) error {
 
 // take returns a workspace large enough for the width: an idle one, or a new one.
 func (n *Network) take(width int) (workspace, error) {
-	need := int(n.Memory(width))
+	need := n.memory(n.path, width)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
@@ -192,13 +198,19 @@ func (n *Network) take(width int) (workspace, error) {
 	if w.bytes >= need && w.bytes <= 4*need {
 		return w, nil
 	}
-	C.free(w.mem) // too small; or so large that a passing 8K job would keep its memory for ever
-	mem := C.aligned_alloc(64, C.size_t((need+63)&^63))
-	if mem == nil {
-		return workspace{}, fmt.Errorf("upscale: no %d bytes of memory for a row of %d pixels", need, width)
-	}
-	return workspace{mem, need}, nil
+	w.free() // too small; or so large that a passing 8K job would keep its memory for ever
+	return newWorkspace(need)
 }
+
+func newWorkspace(bytes int) (workspace, error) {
+	mem := C.aligned_alloc(64, C.size_t((bytes+63)&^63))
+	if mem == nil {
+		return workspace{}, fmt.Errorf("upscale: no %d bytes of memory for the rows between layers", bytes)
+	}
+	return workspace{mem, bytes}, nil
+}
+
+func (w workspace) free() { C.free(w.mem) }
 
 func (n *Network) give(w workspace) {
 	n.mu.Lock()

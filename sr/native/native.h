@@ -121,6 +121,7 @@ const nat_path *nat_scalar(void);
 const nat_path *nat_avx2(void);       // NULL where the machine's architecture has none
 const nat_path *nat_avxvnni(void);
 const nat_path *nat_avx512vnni(void);
+const nat_path *nat_quads_avx2(void); // for tests
 
 // nat_scratch_bytes returns the memory nat_run needs for a picture of this width.
 size_t nat_scratch_bytes(const nat_net *net, const nat_path *path, int width);

@@ -79,7 +79,7 @@ func (o *op) quads(pixel int) (w []int8, steps []step) {
 	for s, src := range o.sources {
 		for ky := range o.k {
 			row, left := s*o.k+ky, -(o.k/2)*pixel
-			if pixel == o.cin {
+			if pixel == o.cin && len(o.sources) == 1 {
 				runs = append(runs, run{row, left, ky, 0, o.k * o.cin})
 				continue
 			}

@@ -1,14 +1,12 @@
 package native
 
 /*
-#include <stdlib.h>
 #include "native.h"
 */
 import "C"
 
 import (
 	"bytes"
-	"errors"
 	"math/rand/v2"
 
 	"golang.org/x/sys/cpu"
@@ -22,12 +20,27 @@ type path struct {
 	c    *C.nat_path
 }
 
+func newPath(p *C.nat_path) path { return path{C.GoString(p.name), p} }
+
+// scalarPath returns the definition.
+func scalarPath() path { return newPath(C.nat_scalar()) }
+
+// vectorPaths returns every other path that this CPU can run, those included that exist for tests.
+func vectorPaths() []path {
+	all := paths()
+	all = all[:len(all)-1]
+	if len(all) > 0 && C.nat_quads_avx2() != nil {
+		all = append(all, newPath(C.nat_quads_avx2()))
+	}
+	return all
+}
+
 // paths returns the implementations that this CPU can run, the fastest first; the last is always the scalar one.
 func paths() []path {
 	var out []path
 	add := func(p *C.nat_path, has bool) {
 		if p != nil && has {
-			out = append(out, path{C.GoString(p.name), p})
+			out = append(out, newPath(p))
 		}
 	}
 	x := cpu.X86
@@ -80,12 +93,11 @@ func (n *Network) choosePath() error {
 // upscaleWith upscales a whole plane with the given path and memory of its own.
 func (n *Network) upscaleWith(p path, src frame.Plane) (frame.Plane, error) {
 	dst := newPlane(src.Width*n.prog.scale, src.Height*n.prog.scale, src.Depth)
-	size := (C.nat_scratch_bytes(n.net, p.c, C.int(src.Width)) + 63) &^ 63
-	w := workspace{C.aligned_alloc(64, size), int(size)}
-	if w.mem == nil {
-		return dst, errors.New("upscale: no memory for the self-check")
+	w, err := newWorkspace(n.memory(p, src.Width))
+	if err != nil {
+		return dst, err
 	}
-	defer C.free(w.mem)
+	defer w.free()
 	n.run(p, src, dst, 0, src.Height, w)
 	return dst, nil
 }
