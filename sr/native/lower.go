@@ -7,6 +7,10 @@ import (
 	"slices"
 )
 
+// maxMultiplyAdds is the most work a pixel of input may take: some five times the largest LMSWN's. It keeps the self-check of a
+// strange file short of a second or two.
+const maxMultiplyAdds = 4 << 20
+
 // Bounds of the C code, as in native.h.
 const (
 	maxRows   = 16
@@ -142,6 +146,9 @@ func lower(net *network) (*program, error) {
 	}
 	if _, err := l.addConv(opPlane, net.last, quant{scale: 1}); err != nil {
 		return nil, err
+	}
+	if l.prog.macs > maxMultiplyAdds {
+		return nil, fmt.Errorf("%d multiply-adds a pixel, more than %d", l.prog.macs, maxMultiplyAdds)
 	}
 	if len(l.prog.ops) > maxOps {
 		return nil, fmt.Errorf("%d operations, more than %d", len(l.prog.ops), maxOps)

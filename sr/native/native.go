@@ -184,12 +184,12 @@ func checkPlane(p frame.Plane, what string) error {
 
 // take returns a workspace large enough for the width: an idle one, or a new one.
 func (n *Network) take(width int) (workspace, error) {
-	need := n.memory(n.path, width)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return workspace{}, errors.New("upscale: the network is closed")
 	}
+	need := n.memory(n.path, width)
 	var w workspace
 	if k := len(n.idle); k > 0 {
 		w = n.idle[k-1]

@@ -8,6 +8,7 @@ import "C"
 import (
 	"bytes"
 	"math/rand/v2"
+	"unsafe"
 
 	"golang.org/x/sys/cpu"
 
@@ -130,6 +131,17 @@ func noise(p frame.Plane, rng *rand.Rand) {
 			} else {
 				row[2*x], row[2*x+1] = byte(v), byte(v>>8)
 			}
+		}
+	}
+}
+
+// spoilVectorWeights makes every vector path's first 3x3 convolution wrong, for the test of the self-check.
+func (n *Network) spoilVectorWeights() {
+	for _, o := range unsafe.Slice(n.net.op, n.net.ops) {
+		if o.kind != C.NAT_INPUT && o.k == 3 {
+			*o.winograd ^= 64
+			*o.quads ^= 64
+			return
 		}
 	}
 }
