@@ -136,7 +136,7 @@ static void finish_plane(const float *sums, int lanes, const uint8_t *src, int w
 			if (depth == 8) {
 				row0 = _mm_packus_epi16(row0, row1);
 				_mm_storel_epi64((__m128i *)out, row0);
-				_mm_storeh_pd((double *)(out + dst_stride), _mm_castsi128_pd(row0));
+				_mm_storel_epi64((__m128i *)(out + dst_stride), _mm_srli_si128(row0, 8));
 			} else {
 				_mm_storeu_si128((__m128i *)out, row0);
 				_mm_storeu_si128((__m128i *)(out + dst_stride), row1);
