@@ -23,7 +23,8 @@ import (
 
 const (
 	// chunkSize is the payload of one message of the upload. With its framing it stays under the 32 KiB tier of gRPC's
-	// buffer pool, above which every message costs a buffer of 1 MiB; larger chunks measured no faster.
+	// buffer pool, above which every message costs a buffer of 1 MiB. BenchmarkChunkSize moves 130 to 250 MB/s with it on two
+	// busy cores, less with 64 KiB, more with 256 KiB only through a unix socket; no video needs a tenth of that.
 	chunkSize = 31 << 10
 
 	// A server that vanished without a word (power, network) is noticed after keepaliveTime + keepaliveTimeout. The

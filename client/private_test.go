@@ -1,3 +1,5 @@
+//go:build unix
+
 package client
 
 import (
@@ -7,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -179,9 +180,6 @@ func TestFindServer(t *testing.T) {
 		t.Errorf("got %v, want that it is not found", err)
 	}
 	program := filepath.Join(folder, ServerProgram)
-	if runtime.GOOS == "windows" {
-		program += ".exe"
-	}
 	if err := os.WriteFile(program, nil, 0o700); err != nil { //nolint:gosec // a program
 		t.Fatal(err)
 	}

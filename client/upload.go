@@ -30,7 +30,7 @@ func startUpload(in io.Reader, cancel context.CancelCauseFunc, s uploadStream) *
 	u := &upload{cancel: cancel, seekable: seekable, done: make(chan struct{})}
 	go func() {
 		defer close(u.done)
-		if err := sendAll(in, s); err != nil {
+		if err := sendAll(in, chunkSize, s); err != nil {
 			cancel(err)
 		}
 	}()
@@ -46,12 +46,12 @@ func (u *upload) stop() {
 	}
 }
 
-// sendAll sends what in holds as it comes: a live feed's short reads become short chunks, nothing waits for a full one.
-func sendAll(in io.Reader, s uploadStream) error {
+// sendAll sends what in holds in chunks of at most size bytes, as it comes: a live feed's short reads become short chunks, nothing waits for a full one.
+func sendAll(in io.Reader, size int, s uploadStream) error {
 	// A failing send is no error here: it means that the call has ended, and the receiving side gets to know why.
 	for sent := s.start() == nil; sent; {
 		// gRPC forbids to reuse a message's memory after it was sent.
-		buf := make([]byte, chunkSize)
+		buf := make([]byte, size)
 		n, err := in.Read(buf)
 		if n > 0 {
 			sent = s.chunk(&upscalev1.Chunk{Data: buf[:n]}) == nil

@@ -6,16 +6,22 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -46,6 +52,10 @@ type Script struct {
 	OnProbe   func(Probe) error
 	Models    []*upscalev1.Model
 	Info      *upscalev1.GetServerInfoResponse
+	// TLS, when set, encrypts the connections.
+	TLS *tls.Config
+	// Token, when set, is asked for in every job.
+	Token string
 }
 
 // Start starts a server on a free port of this machine, or on the unix socket at path when that is not empty.
@@ -58,12 +68,16 @@ func Start(path string, script Script) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	options := []grpc.ServerOption{grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+		MinTime: 10 * time.Second, PermitWithoutStream: true,
+	})}
+	if script.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(script.TLS)))
+	}
 	s := &Server{
-		Script: script,
-		Health: health.NewServer(),
-		grpc: grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
-			MinTime: 10 * time.Second, PermitWithoutStream: true,
-		})),
+		Script:  script,
+		Health:  health.NewServer(),
+		grpc:    grpc.NewServer(options...),
 		address: listener.Addr().String(),
 	}
 	if path != "" {
@@ -86,6 +100,9 @@ func (s *Server) Stop() {
 
 // Upscale implements upscale.v1.
 func (s *Server) Upscale(stream Upscale) error {
+	if s.Token != "" && !slices.Equal(metadata.ValueFromIncomingContext(stream.Context(), "authorization"), []string{"Bearer " + s.Token}) {
+		return status.Error(codes.Unauthenticated, "a token is needed")
+	}
 	if s.OnUpscale == nil {
 		return s.UnimplementedUpscaleServiceServer.Upscale(stream)
 	}
