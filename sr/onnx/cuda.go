@@ -160,9 +160,11 @@ func OpenAll(o Options) (engines []sr.Engine, missing map[sr.Device]error, err e
 		return nil, nil, err
 	}
 	engines = []sr.Engine{cpu}
-	cuda, err := OpenCUDA(o.CUDA)
-	if err != nil {
-		return engines, map[sr.Device]error{sr.CUDA: err}, nil
+	cuda, why := OpenCUDA(o.CUDA)
+	if why == nil {
+		engines = append(engines, cuda)
+	} else {
+		missing = map[sr.Device]error{sr.CUDA: why}
 	}
-	return append(engines, cuda), nil, nil
+	return engines, missing, nil
 }

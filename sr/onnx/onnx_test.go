@@ -136,6 +136,15 @@ func maxDiff(a, b frame.Plane) int {
 	return worst
 }
 
+// destroyAfter destroys what belongs to ONNX Runtime at the test's end.
+func destroyAfter(t testing.TB, v interface{ Destroy() error }) {
+	t.Cleanup(func() {
+		if err := v.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // reference upscales with the network as it is in its file: float tensors in and out, converted here, one sample at a time.
 type reference struct {
 	session *ort.DynamicAdvancedSession
@@ -148,11 +157,7 @@ func newReference(t testing.TB, f sr.File) *reference {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Destroy(); err != nil {
-			t.Error(err)
-		}
-	})
+	destroyAfter(t, s)
 	return &reference{s, f.Scale}
 }
 
@@ -170,12 +175,12 @@ func (r *reference) upscale(t testing.TB, src frame.Plane) frame.Plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer x.Destroy()
+	destroyAfter(t, x)
 	y, err := ort.NewEmptyTensor[float32](ort.NewShape(1, 1, int64(h), int64(w)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer y.Destroy()
+	destroyAfter(t, y)
 	if err := r.session.Run([]ort.Value{x}, []ort.Value{y}); err != nil {
 		t.Fatal(err)
 	}
