@@ -136,6 +136,19 @@ func maxDiff(a, b frame.Plane) int {
 	return worst
 }
 
+// countDiff returns how many samples of two planes differ.
+func countDiff(a, b frame.Plane) int {
+	n := 0
+	for y := range a.Height {
+		for x := range a.Width {
+			if sample(a, x, y) != sample(b, x, y) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // destroyAfter destroys what belongs to ONNX Runtime at the test's end.
 func destroyAfter(t testing.TB, v interface{ Destroy() error }) {
 	t.Cleanup(func() {
@@ -202,9 +215,10 @@ func TestEqualsTheNetworkInItsFile(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%d bits/%dx%d", f.Name, depth, size[0], size[1]), func(t *testing.T) {
 					src := picture(size[0], size[1], depth, 1)
 					got, want := upscale(t, j, src), ref.upscale(t, src)
-					// Both round a float32 that may differ in its last bits.
-					if d := maxDiff(got, want); d > 1 {
-						t.Errorf("differs by up to %d code values", d)
+					// Both round a float32 that may differ in its last bits: rarely to the neighbouring code value.
+					d, n := maxDiff(got, want), countDiff(got, want)
+					if all := got.Width * got.Height; d > 1 || n > 1+all/20 {
+						t.Errorf("%d of %d samples differ, by up to %d code values", n, all, d)
 					}
 				})
 			}
