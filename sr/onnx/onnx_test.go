@@ -235,7 +235,7 @@ func TestTilesEqualTheWholeFrame(t *testing.T) {
 		spec := sr.Spec{Scale: f.Scale, Model: f.Name}
 		a, b := openJob(t, whole, spec), openJob(t, tiled, spec)
 		for _, depth := range []int{8, 10} {
-			src := picture(301, 222, depth, 2)
+			src := picture(211, 163, depth, 2)
 			want, got := upscale(t, a, src), upscale(t, b, src)
 			if d := maxDiff(got, want); d != 0 {
 				t.Errorf("%s at %d bits: tiles differ from the whole frame by up to %d code values", f.Name, depth, d)
