@@ -89,9 +89,14 @@ func newError(address string, err error) *Error {
 	message := innermost(st.Message())
 	switch st.Code() {
 	case codes.Unavailable:
-		if strings.Contains(st.Message(), "while dialing") {
-			e.Text = fmt.Sprintf("no server answers at %s: %s", address, message)
-		} else {
+		switch {
+		case strings.Contains(message, "name resolver error"):
+			e.Text = fmt.Sprintf("no server answers at %s: the host's name cannot be resolved", address)
+		case strings.Contains(message, "while dialing"):
+			// ...: dial tcp 127.0.0.1:1: connect: connection refused
+			cause := message[strings.LastIndex(message, ": ")+1:]
+			e.Text = fmt.Sprintf("no server answers at %s:%s", address, cause)
+		default:
 			e.Text = fmt.Sprintf("the connection to the server at %s failed: %s", address, message)
 		}
 	case codes.Unimplemented:

@@ -22,8 +22,9 @@ const (
 	// startTimeout bounds how long a private server may take until it serves: loading the libraries and a network takes
 	// a second, on a busy machine with cold disks a good deal more.
 	startTimeout = time.Minute
-	// stopTimeout is what a private server gets to end after it was told to; its jobs are over by then.
-	stopTimeout = 5 * time.Second
+	// stopTimeout is what a private server gets to end after it was told to. Its jobs are over or given up by then, and
+	// nobody else's are on it: after Ctrl+C there is nothing to wait for.
+	stopTimeout = 2 * time.Second
 	// maxServerLog is how much of the end of its log is kept to explain a failure, in bytes.
 	maxServerLog = 16 << 10
 	// maxSocketPath is what fits into a unix socket's address on every system (104 on some), with its final zero.

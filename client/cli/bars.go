@@ -38,7 +38,8 @@ type barReporter struct {
 
 	mu       sync.Mutex // the bars' own goroutine reads what follows
 	progress *upscalev1.Progress
-	doing    string // before there is progress
+	video    *task
+	accepted bool
 }
 
 func newBarReporter(out io.Writer, several bool, options ...mpb.ContainerOption) *barReporter {
@@ -73,7 +74,7 @@ func barStyle() mpb.BarFillerBuilder {
 
 func (r *barReporter) begin(t *task) {
 	r.mu.Lock()
-	r.progress, r.doing = nil, "sending"
+	r.progress, r.video, r.accepted = nil, t, false
 	r.mu.Unlock()
 	if t.note != "" {
 		r.above("%s: %s", printable(t.name()), printable(t.note))
@@ -111,8 +112,12 @@ func (r *barReporter) speed(decor.Statistics) string {
 	defer r.mu.Unlock()
 	p := r.progress
 	switch {
+	case p == nil && r.accepted:
+		return " starting"
+	case p == nil && r.video.size > 0:
+		return fmt.Sprintf(" %s of %s sent", formatSize(uint64(r.video.sent.Load())), formatSize(uint64(r.video.size))) //nolint:gosec // not negative
 	case p == nil:
-		return " " + r.doing
+		return " sending"
 	case p.GetEta() != nil:
 		return fmt.Sprintf(" %5.1f fps  %s left", p.GetFps(), formatDuration(p.GetEta().AsDuration()))
 	default:
@@ -125,7 +130,7 @@ func (r *barReporter) event(t *task, e client.Event) {
 	case e.Accepted != nil:
 		r.above("%s: %s", printable(t.name()), describeJob(e.Accepted))
 		r.mu.Lock()
-		r.doing = "starting"
+		r.accepted = true
 		r.mu.Unlock()
 	case e.Notice != nil:
 		r.above("  note: %s", printable(e.Notice.GetText()))

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"upscaler/client"
 	upscalev1 "upscaler/gen/upscale/v1"
@@ -30,6 +31,27 @@ type task struct {
 	container upscalev1.Container
 	toStream  bool // out is written front to back: a pipe, a device
 	note      string
+	sent      atomic.Int64 // bytes of the input read so far, for the time before the server has anything to tell
+}
+
+// meter counts in sent what is read from a file.
+type meter struct {
+	*os.File
+	sent *atomic.Int64
+}
+
+// Read implements io.Reader.
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.File.Read(p)
+	m.sent.Add(int64(n))
+	return n, err
+}
+
+// Seek implements io.Seeker; the client goes back when it sends the file anew.
+func (m *meter) Seek(offset int64, whence int) (int64, error) {
+	at, err := m.File.Seek(offset, whence)
+	m.sent.Store(at)
+	return at, err
 }
 
 // name is what the task is called in messages.

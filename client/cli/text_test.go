@@ -156,6 +156,11 @@ func TestBars(t *testing.T) {
 	if got := r.speed(statistics); got != " sending" {
 		t.Errorf("before an answer it says %q", got)
 	}
+	tasks[0].size = 12_345_678
+	tasks[0].sent.Store(5_000)
+	if got := r.speed(statistics); got != " 5.0 kB of 12.3 MB sent" {
+		t.Errorf("while it is sent it says %q", got)
+	}
 	accepted := scripted.Accept(&upscalev1.Start{})
 	r.event(tasks[0], client.Event{Accepted: accepted})
 	r.event(tasks[0], client.Event{Notice: &upscalev1.Notice{Text: "a calm word"}})

@@ -151,7 +151,7 @@ func (a *app) runTask(ctx context.Context, f *upscaleFlags, c *session, t *task,
 			return nil, err
 		}
 		defer func() { _ = file.Close() }()
-		in, name = file, filepath.Base(t.in)
+		in, name = &meter{file, &t.sent}, filepath.Base(t.in)
 	}
 
 	out, commit, abort, err := a.openOutput(t, f.overwrite)
