@@ -59,7 +59,7 @@ var containers = []*container{
 			}
 			return true
 		},
-		covers: true, chapters: true,
+		chapters: true,
 	},
 	{
 		container: ContainerWebM, name: "webm", label: "WebM",

@@ -73,6 +73,7 @@ var encoders = []*encoder{
 		minCRF: 0, maxCRF: 51, crf: 19, bitrate: true,
 		presetOption: "preset", presets: x26xPresets, preset: "superfast",
 		tuneOption: "tune", tunes: []string{"psnr", "ssim", "grain", "fastdecode", "zerolatency", "animation"},
+		fixed:    map[string]string{"a53cc": "1"}, // captions; x264 keeps them by itself
 		profiles: []string{"main", "main10", "main12", "main422-10", "main422-12", "main444-8", "main444-10", "main444-12"},
 		refused:  []string{"dolbyvision"},
 		params:   "x265-params",

@@ -186,6 +186,7 @@ func TestFlatColoursSurviveConversion(t *testing.T) {
 		{"deep gray in 4:2:0", CodecVP9, deep(gray, 10), deep(yuv420, 10), 34, 36, 2},
 		{"gray of 16 bits", CodecHEVC, deep(gray, 16), deep(yuv420, 12), 34, 36, 2},
 		{"alpha dropped", CodecH264, transparent(yuv420), yuv420, 34, 36, 2},
+		{"opaque stays opaque", CodecProRes, transparent(yuv444), transparent(deep(yuv444, 10)), 34, 36, 2},
 		{"odd size grows", CodecH264, yuv420, yuv420, 33, 37, 3},
 		{"odd size stays", CodecVP9, yuv420, yuv420, 33, 37, 3},
 		{"odd 4:4:4 stays", CodecH264, yuv444, yuv444, 33, 37, 3},
@@ -198,6 +199,9 @@ func TestFlatColoursSurviveConversion(t *testing.T) {
 				}
 				unit := 1 << (f.Depth - 8)
 				v := [4]int{180 * unit, 90 * unit, 200 * unit, 128 * unit}
+				if f.Alpha {
+					v[3] = 1<<f.Depth - 1
+				}
 				if c.from.Gray {
 					v[1], v[2] = 128*unit, 128*unit
 				}

@@ -43,10 +43,10 @@ type mux struct {
 	file   *file
 	io     *astiav.IOContext
 	fc     *astiav.FormatContext
-	ready  bool // the header is written
 
-	streams []muxStream // by output index
-	video   int         // output index of the video
+	header  func() error // writes the header; nil once it has been called
+	streams []muxStream  // by output index
+	video   int          // output index of the video
 	queue   queue
 
 	fragment struct { // MP4's first one
@@ -63,9 +63,11 @@ type muxStream struct {
 	to      astiav.Rational // of the packets that go
 	shift   int64           // subtracted from timestamps, in from
 	lastDTS int64           // in to
+	cover   bool            // its only packet goes into the header
 }
 
-// openMux sets up the container and writes its header. codec is the opened video encoder.
+// openMux sets up the container. codec is the opened video encoder. The header is written before the first packet of the video:
+// Matroska wants cover art in it, which comes as a packet.
 func openMux(out Output, m *av.Media, plan *Layout, codec *astiav.CodecContext, rate media.Rational, o Options) (_ *mux, err error) {
 	x := &mux{plan: plan, notify: o.Notify, file: &file{out: out}, video: plan.streams[m.VideoIndex]}
 	defer func() {
@@ -101,7 +103,8 @@ func openMux(out Output, m *av.Media, plan *Layout, codec *astiav.CodecContext, 
 		return nil, err
 	}
 	x.setShift(m)
-	return x, x.writeHeader(m, o.Seekable)
+	x.header = func() error { return x.writeHeader(m) }
+	return x, nil
 }
 
 func (x *mux) newStream(m *av.Media, s *av.Stream) (*astiav.Stream, error) {
@@ -162,12 +165,27 @@ func (x *mux) addCopy(m *av.Media, s *av.Stream) error {
 		av.SetStreamFrameRate(st, s.AvgFrameRate)
 	}
 	metadata := slices.Clone(s.Metadata)
-	if s.Kind == media.KindAttachment { // Matroska refuses attachments without these
+	name, mime := fmt.Sprintf("attachment-%d", s.Index), "application/octet-stream"
+	if s.AttachedPicture && x.plan.container.attachments {
+		// Where cover art is an attached file; as a video track, which it would become, no player takes it for cover art.
+		x.streams[len(x.streams)-1].cover = true
+		p.SetMediaType(astiav.MediaTypeAttachment)
+		st.SetDispositionFlags(0)
+		switch av.CodecName(p.CodecID()) {
+		case "png":
+			name, mime = "cover.png", "image/png"
+		case "bmp":
+			name, mime = "cover.bmp", "image/bmp"
+		default:
+			name, mime = "cover.jpg", "image/jpeg"
+		}
+	}
+	if p.MediaType() == astiav.MediaTypeAttachment { // Matroska refuses attachments without these
 		if entry(metadata, "filename") == "" {
-			metadata = append(metadata, av.KeyValue{Key: "filename", Value: fmt.Sprintf("attachment-%d", s.Index)})
+			metadata = append(metadata, av.KeyValue{Key: "filename", Value: name})
 		}
 		if entry(metadata, "mimetype") == "" {
-			metadata = append(metadata, av.KeyValue{Key: "mimetype", Value: "application/octet-stream"})
+			metadata = append(metadata, av.KeyValue{Key: "mimetype", Value: mime})
 		}
 	}
 	return x.setStreamMetadata(st, metadata)
@@ -308,7 +326,25 @@ func (x *mux) tell(code notice.Code, stream int, text string) {
 	}
 }
 
-func (x *mux) writeHeader(m *av.Media, seekable bool) error {
+// begin writes the header if that has not been done.
+func (x *mux) begin() error {
+	if x.header == nil {
+		return nil
+	}
+	for _, q := range x.queue.items {
+		if s := x.streams[x.plan.streams[q.p.Stream()]]; s.cover {
+			if err := s.CodecParameters().SetExtraData(q.p.Raw().Data()); err != nil {
+				return fmt.Errorf("no memory for cover art: %w", err)
+			}
+		}
+	}
+	header := x.header
+	x.header = nil
+	return header()
+}
+
+func (x *mux) writeHeader(m *av.Media) error {
+	seekable := x.plan.seekable
 	o := map[string]string{}
 	switch x.plan.Container {
 	case ContainerMP4, ContainerMOV:
@@ -339,13 +375,7 @@ func (x *mux) writeHeader(m *av.Media, seekable bool) error {
 	case ContainerMPEGTS:
 		o["mpegts_copyts"] = "1" // no constant added to all timestamps
 	}
-	err := av.WithOptions(o, func(d *astiav.Dictionary) error {
-		if err := x.fc.WriteHeader(d); err != nil {
-			return err
-		}
-		x.ready = true
-		return nil
-	})
+	err := av.WithOptions(o, x.fc.WriteHeader)
 	if x.file.err != nil {
 		return x.file.err
 	}
@@ -386,15 +416,24 @@ func (x *mux) writePacket(p *av.Packet) error {
 		key = astiav.RescaleQ(dts, x.streams[x.plan.streams[i]].from, microseconds)
 	}
 	x.queue.push(p, key)
+	if x.queue.bytes <= maxQueued {
+		return nil
+	}
 	return x.writeQueued(math.MinInt64)
 }
 
 // writeQueued writes the packets whose time is not after key, in microseconds of the input's clock.
 func (x *mux) writeQueued(key int64) error {
+	if err := x.begin(); err != nil {
+		return err
+	}
 	for p := x.queue.popUntil(key); p != nil; p = x.queue.popUntil(key) {
-		raw := p.Raw()
-		raw.SetStreamIndex(x.plan.streams[p.Stream()])
-		err := x.write(raw)
+		i := x.plan.streams[p.Stream()]
+		var err error
+		if !x.streams[i].cover {
+			p.Raw().SetStreamIndex(i)
+			err = x.write(p.Raw())
+		}
 		p.Free()
 		if err != nil {
 			return err
@@ -528,7 +567,6 @@ func (x *mux) finish() error {
 		}
 	}
 	err := x.fc.WriteTrailer()
-	x.ready = false
 	if x.file.err != nil {
 		return x.file.err
 	}

@@ -123,8 +123,11 @@ func (l *Layout) chooseCodec(m *av.Media) error {
 	if l.working.Depth > 8 {
 		order = []Codec{CodecHEVC, CodecH264}
 	}
-	if l.working.Alpha {
+	switch {
+	case l.working.Alpha && l.working.ChromaW > 0:
 		order = append([]Codec{CodecVP9, CodecProRes}, order...)
+	case l.working.Alpha:
+		order = append([]Codec{CodecProRes, CodecVP9}, order...)
 	}
 	order = append(order, CodecVP9, CodecAV1, CodecProRes)
 	for _, e := range encoders {

@@ -34,8 +34,8 @@ type Stats struct {
 
 var errClosed = errors.New("the output is finished or closed")
 
-// Open starts the encoder and writes the file's header to out. The plan is Plan's answer for the same m and o. m must stay
-// until Close. After an error nothing is left to close.
+// Open starts the encoder and sets up the file, whose bytes go to out from the first frame on. The plan is Plan's answer for the
+// same m and o. m must stay until Close. After an error nothing is left to close.
 func Open(ctx context.Context, out Output, m *av.Media, plan *Layout, o Options) (*Sink, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package encode
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -48,7 +49,7 @@ func openVideo(m *av.Media, plan *Layout, globalHeader bool, threads int) (_ *vi
 	s := m.Video()
 	v := &video{
 		plan:      plan,
-		color:     m.Color,
+		color:     encodable(m.Color),
 		sar:       s.SampleAspectRatio,
 		timeBase:  m.VideoTimeBase,
 		rate:      frameRate(s),
@@ -97,6 +98,21 @@ func frameRate(s *av.Stream) media.Rational {
 		}
 	}
 	return media.Rational{Num: fallbackRate, Den: 1}
+}
+
+// encodable returns the colour description with what no encoder accepts replaced by "unknown": numbers that the standard reserves,
+// and a matrix for RGB, which the samples, being YUV, contradict.
+func encodable(c av.Color) av.Color {
+	if c.Space <= 0 || c.Space == 3 || c.Space > 14 {
+		c.Space = av.SpaceUnknown
+	}
+	if c.Primaries <= 0 || c.Primaries == 3 || c.Primaries > 12 && c.Primaries != 22 {
+		c.Primaries = av.PrimariesUnknown
+	}
+	if c.Transfer <= 0 || c.Transfer == 3 || c.Transfer > 18 {
+		c.Transfer = av.TransferUnknown
+	}
+	return c
 }
 
 func (v *video) openCodec(m *av.Media, globalHeader bool, threads int) error {
@@ -303,10 +319,35 @@ func (v *video) compose(f *frame.Frame, luma frame.Plane) error {
 		pw, ph := plan.composed.PlaneSize(i, w, h)
 		pad(planes[i], pw, ph)
 	}
-	if v.conv != nil {
-		return v.conv.Convert(v.frame, v.work)
+	if v.conv == nil {
+		return nil
+	}
+	if err := v.conv.Convert(v.frame, v.work); err != nil {
+		return err
+	}
+	if plan.composed.Alpha && plan.target.Alpha && plan.target.Depth > plan.composed.Depth {
+		i := plan.target.Planes() - 1
+		widen(av.FramePlanes(v.frame, plan.target)[i], planes[i])
 	}
 	return nil
+}
+
+// widen copies an alpha plane to a deeper one so that opaque stays opaque. The scaler only shifts values, which is right for
+// limited range, but alpha has the full range.
+func widen(dst, src frame.Plane) {
+	from, to := 1<<src.Depth-1, 1<<dst.Depth-1
+	for y := range src.Height {
+		in, out := src.Data[y*src.Stride:], dst.Data[y*dst.Stride:]
+		for x := range src.Width {
+			v := 0
+			if src.Depth > 8 {
+				v = int(binary.LittleEndian.Uint16(in[2*x:]))
+			} else {
+				v = int(in[x])
+			}
+			binary.LittleEndian.PutUint16(out[2*x:], uint16((v*to+from/2)/from))
+		}
+	}
 }
 
 // fillNeutral sets a chroma plane to no colour.

@@ -1,0 +1,429 @@
+package encode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"upscaler/internal/av"
+	"upscaler/internal/frame"
+	"upscaler/internal/media"
+	"upscaler/internal/notice"
+
+	"github.com/asticode/go-astiav"
+)
+
+// stderrOf returns what f makes C code write to stderr.
+func stderrOf(t *testing.T, f func()) string {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	saved, err := syscall.Dup(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Dup3(int(w.Fd()), 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	text := make(chan string)
+	go func() {
+		b, _ := io.ReadAll(r)
+		text <- string(b)
+	}()
+	f()
+	if err := syscall.Dup3(saved, 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Close(saved)
+	w.Close()
+	return <-text
+}
+
+func TestEncodersAreSilent(t *testing.T) {
+	for _, e := range encoders {
+		t.Run(e.id, func(t *testing.T) {
+			text := stderrOf(t, func() {
+				encodeFlat(t, deep(yuv420, 10), 64, 64, [4]int{400, 500, 600}, av.Color{}, Options{Codec: e.codec, Container: ContainerMatroska, Scale: 2, Threads: 2})
+			})
+			if text != "" {
+				t.Errorf("stderr: %s", text)
+			}
+		})
+	}
+}
+
+// failingOutput fails from the nth write on.
+type failingOutput struct {
+	n   int
+	err error
+}
+
+func (f *failingOutput) WriteAt(p []byte, _ int64) (int, error) {
+	if f.n--; f.n < 0 {
+		return 0, f.err
+	}
+	return len(p), nil
+}
+
+// The Output's own error must come out, wherever it strikes, and nothing may leak.
+func TestOutputErrorEndsTheJob(t *testing.T) {
+	for _, container := range []Container{ContainerMP4, ContainerMatroska, ContainerMPEGTS} {
+		for _, seekable := range []bool{true, false} {
+			for n := range 12 {
+				t.Run(fmt.Sprintf("%s seekable %v write %d", containerOf(container).name, seekable, n), func(t *testing.T) {
+					before := av.LiveContexts()
+					full := errors.New("disk full")
+					err := encodeNoise(t, &failingOutput{n: n, err: full}, Options{Container: container, Seekable: seekable, Scale: 2, Threads: 1,
+						Preset: "ultrafast"})
+					if !errors.Is(err, full) && err != nil {
+						t.Errorf("got %v, want the output's error", err)
+					}
+					if err == nil && n < 2 {
+						t.Error("no error")
+					}
+					if got := av.LiveContexts(); got != before {
+						t.Errorf("%d contexts left open", got-before)
+					}
+				})
+			}
+		}
+	}
+}
+
+// encodeNoise runs a few frames that compress badly through a job.
+func encodeNoise(t *testing.T, out Output, o Options) error {
+	t.Helper()
+	ctx := context.Background()
+	m := syntheticMedia(t, yuv420, 64, 64, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+	defer m.Free()
+	plan, err := Plan(m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(ctx, out, m, plan, o)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	pool := frame.NewPool(1 << 24)
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 30 {
+		f := flatFrame(t, pool, yuv420, 64, 64, [4]int{100, 100, 100})
+		luma := flatFrame(t, pool, gray, 128, 128, [4]int{})
+		for k := range luma.Planes[0].Data {
+			luma.Planes[0].Data[k] = byte(random.Uint32())
+		}
+		f.PTS = int64(i)
+		err := s.WriteFrame(ctx, f, luma.Luma())
+		f.Release()
+		luma.Release()
+		if err != nil {
+			return err
+		}
+	}
+	return s.Finish(ctx)
+}
+
+func TestCancelledContext(t *testing.T) {
+	before := av.LiveContexts()
+	stop := errors.New("the user left")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	m := syntheticMedia(t, yuv420, 64, 64, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+	o := Options{Scale: 2, Threads: 1}
+	plan, err := Plan(m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(ctx, newFileOutput(t, "out"), m, plan, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel(stop)
+	f := flatFrame(t, frame.NewPool(1<<20), yuv420, 64, 64, [4]int{})
+	luma := flatFrame(t, frame.NewPool(1<<20), gray, 128, 128, [4]int{})
+	if err := s.WriteFrame(ctx, f, luma.Luma()); !errors.Is(err, stop) {
+		t.Errorf("WriteFrame: %v, want the context's cause", err)
+	}
+	if err := s.Finish(ctx); !errors.Is(err, stop) {
+		t.Errorf("Finish: %v, want the context's cause", err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := Open(ctx, newFileOutput(t, "out2"), m, plan, o); !errors.Is(err, stop) {
+		t.Errorf("Open: %v, want the context's cause", err)
+	}
+	m.Free()
+	if n := av.LiveContexts(); n != before {
+		t.Errorf("%d contexts left open", n-before)
+	}
+}
+
+// Frames that do not fit the plan must be refused, not read beyond their planes.
+func TestWrongFrames(t *testing.T) {
+	pool := frame.NewPool(1 << 22)
+	for name, c := range map[string]struct {
+		frame, luma *frame.Frame
+	}{
+		"small frame":  {flatFrame(t, pool, yuv420, 32, 32, [4]int{}), flatFrame(t, pool, gray, 64, 64, [4]int{})},
+		"large frame":  {flatFrame(t, pool, yuv420, 128, 128, [4]int{}), flatFrame(t, pool, gray, 256, 256, [4]int{})},
+		"other layout": {flatFrame(t, pool, yuv444, 64, 64, [4]int{}), flatFrame(t, pool, gray, 128, 128, [4]int{})},
+		"luma small":   {flatFrame(t, pool, yuv420, 64, 64, [4]int{}), flatFrame(t, pool, gray, 64, 64, [4]int{})},
+		"luma deep":    {flatFrame(t, pool, yuv420, 64, 64, [4]int{}), flatFrame(t, pool, deep(gray, 10), 128, 128, [4]int{})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			m := syntheticMedia(t, yuv420, 64, 64, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+			o := Options{Scale: 2, Threads: 1}
+			plan, err := Plan(m, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := Open(ctx, newFileOutput(t, "out"), m, plan, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if err := s.WriteFrame(ctx, c.frame, c.luma.Luma()); err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+}
+
+func packet(t *testing.T, stream int, size int) *av.Packet {
+	t.Helper()
+	p := av.AllocPacket()
+	if err := p.AllocPayload(size); err != nil {
+		t.Fatal(err)
+	}
+	p.SetStreamIndex(stream)
+	return av.NewPacket(p, media.Rational{Num: 1, Den: 1000})
+}
+
+func TestQueueOrdersByTime(t *testing.T) {
+	before := av.LiveContexts()
+	var q queue
+	for _, k := range []struct {
+		stream int
+		key    int64
+	}{{1, 30}, {2, 10}, {1, 20}, {2, 40}, {3, 25}} { // stream 1 goes back: its second packet must stay behind its first
+		p := packet(t, k.stream, 10)
+		p.Raw().SetPts(k.key)
+		q.push(p, k.key)
+	}
+	var order []int64
+	for p := q.popUntil(30); p != nil; p = q.popUntil(30) {
+		order = append(order, p.PTS())
+		p.Free()
+	}
+	if want := []int64{10, 25, 30, 20}; !slices.Equal(order, want) {
+		t.Errorf("order %v, want %v", order, want)
+	}
+	q.free()
+	if q.bytes != 0 || len(q.items) != 0 {
+		t.Errorf("%d bytes, %d packets after free", q.bytes, len(q.items))
+	}
+	if n := av.LiveContexts(); n != before {
+		t.Errorf("%d packets left", n-before)
+	}
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	var q queue
+	defer q.free()
+	const size = maxQueued / 8
+	for i := range 20 {
+		q.push(packet(t, 1, size), int64(i))
+		for p := q.popUntil(-1); p != nil; p = q.popUntil(-1) {
+			p.Free()
+		}
+		if q.bytes > maxQueued {
+			t.Fatalf("%d bytes queued", q.bytes)
+		}
+	}
+	if len(q.items) < 6 {
+		t.Errorf("only %d packets wait, the queue gives up too early", len(q.items))
+	}
+}
+
+func TestPlanChoosesCodecAndContainer(t *testing.T) {
+	alpha := transparent(yuv420)
+	for _, c := range []struct {
+		name      string
+		source    astiav.CodecID
+		format    frame.Format
+		w, h      int
+		o         Options
+		codec     Codec
+		container Container
+		notices   []notice.Code
+	}{
+		{"h264 stays", astiav.CodecIDH264, yuv420, 64, 64, Options{}, CodecH264, ContainerMP4, nil},
+		{"10-bit h264 stays", astiav.CodecIDH264, deep(yuv420, 10), 64, 64, Options{}, CodecH264, ContainerMP4, nil},
+		{"hevc stays", astiav.CodecIDHevc, yuv420, 64, 64, Options{}, CodecHEVC, ContainerMP4, nil},
+		{"hevc into ts", astiav.CodecIDHevc, yuv420, 64, 64, Options{Container: ContainerMPEGTS}, CodecHEVC, ContainerMPEGTS, nil},
+		{"mpeg2 becomes h264", astiav.CodecIDMpeg2Video, yuv420, 64, 64, Options{}, CodecH264, ContainerMP4, nil},
+		{"deep becomes hevc", astiav.CodecIDHuffyuv, deep(yuv422, 12), 64, 64, Options{}, CodecHEVC, ContainerMP4, nil},
+		{"very deep becomes 12-bit hevc", astiav.CodecIDHuffyuv, deep(yuv444, 16), 64, 64, Options{}, CodecHEVC, ContainerMP4,
+			[]notice.Code{notice.PixelFormatConverted}},
+		{"ffv1 stays", astiav.CodecIDFfv1, deep(yuv444, 16), 64, 64, Options{}, CodecFFV1, ContainerMatroska, nil},
+		{"prores stays", astiav.CodecIDProres, deep(yuv422, 10), 64, 64, Options{}, CodecProRes, ContainerMOV, nil},
+		{"av1 4:4:4 becomes another", astiav.CodecIDAv1, yuv444, 64, 64, Options{}, CodecH264, ContainerMP4, []notice.Code{notice.Fallback}},
+		{"tiny av1 becomes another", astiav.CodecIDAv1, yuv420, 16, 16, Options{}, CodecH264, ContainerMP4, []notice.Code{notice.Fallback}},
+		{"h264 into webm", astiav.CodecIDH264, yuv420, 64, 64, Options{Container: ContainerWebM}, CodecVP9, ContainerWebM,
+			[]notice.Code{notice.Fallback}},
+		{"vp9 alpha", astiav.CodecIDVp9, alpha, 64, 64, Options{}, CodecVP9, ContainerMatroska, nil},
+		{"vp9 alpha into webm", astiav.CodecIDVp9, alpha, 64, 64, Options{Container: ContainerWebM}, CodecVP9, ContainerWebM, nil},
+		{"vp9 alpha into mp4", astiav.CodecIDVp9, alpha, 64, 64, Options{Container: ContainerMP4}, CodecVP9, ContainerMP4,
+			[]notice.Code{notice.PixelFormatConverted}},
+		{"png with alpha", astiav.CodecIDPng, transparent(yuv444), 64, 64, Options{}, CodecProRes, ContainerMOV,
+			[]notice.Code{notice.PixelFormatConverted}},
+		{"gray", astiav.CodecIDMjpeg, gray, 64, 64, Options{}, CodecH264, ContainerMP4, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := syntheticMedia(t, c.format, c.w, c.h, c.source, media.Rational{Num: 1, Den: 25}, av.Color{})
+			c.o.Scale = 2
+			plan, err := Plan(m, c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var codes []notice.Code
+			for _, n := range plan.Notices {
+				codes = append(codes, n.Code)
+			}
+			if plan.Codec != c.codec || plan.Container != c.container || !slices.Equal(codes, c.notices) {
+				t.Errorf("%s in %s as %s, notices %v", plan.Encoder, plan.Muxer, plan.PixelFormat, plan.Notices)
+			}
+			if in := plan.Input.Streams[0]; in.Action != media.ActionUpscale || in.Peer != 0 || m.Info.Streams[0].Action != media.ActionUnknown {
+				t.Errorf("actions: %v, and the input's own description is %v", in, m.Info.Streams[0])
+			}
+		})
+	}
+}
+
+func TestTooLargeForAnyEncoder(t *testing.T) {
+	m := syntheticMedia(t, yuv420, 9000, 100, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+	_, err := Plan(m, Options{Scale: 2})
+	var unsupported *UnsupportedError
+	if !errors.As(err, &unsupported) || !strings.Contains(err.Error(), "16384") {
+		t.Errorf("%v, want an UnsupportedError that names the limit", err)
+	}
+}
+
+// A subtitle that comes long after the start must not make the MP4 muxer wait for it, and must keep its time.
+func TestLateStreams(t *testing.T) {
+	srt := write(t, "late.srt", "1\n00:00:10,500 --> 00:00:10,900\nlate\n")
+	in := ffmpeg(t, "late.mkv", "-f lavfi -i testsrc2=size=96x64:rate=10:duration=12 -f lavfi -i sine=duration=12 -i "+srt+
+		" -map 0 -map 1 -map 2"+x264+"-g 1000 -c:a aac -c:s srt")
+	movText := ffmpeg(t, "late.mp4", "-i "+in+" -map 0 -c copy -c:s mov_text")
+	for _, seekable := range []bool{true, false} {
+		for _, container := range []Container{ContainerMP4, ContainerMatroska} {
+			t.Run(fmt.Sprintf("%s seekable %v", containerOf(container).name, seekable), func(t *testing.T) {
+				source := in
+				if container == ContainerMP4 {
+					source = movText
+				}
+				r := mustUpscale(t, source, "out", Options{Container: container, Seekable: seekable, Preset: "ultrafast",
+					EncoderOptions: map[string]string{"g": "1000"}})
+				compare(t, source, r.path, r)
+			})
+		}
+	}
+}
+
+func TestCoverArtIsKept(t *testing.T) {
+	art := ffmpeg(t, "cover.png", "-f lavfi -i color=red:size=32x32 -frames:v 1")
+	in := ffmpeg(t, "cover.mp4", picture+sound+"-i "+art+" -map 0 -map 1 -map 2"+x264+"-c:v:1 copy -c:a aac -disposition:v:1 attached_pic")
+	for _, c := range []struct {
+		container Container
+		seekable  bool
+	}{{ContainerMP4, true}, {ContainerMP4, false}, {ContainerMatroska, true}, {ContainerMatroska, false}} {
+		t.Run(fmt.Sprintf("%s seekable %v", containerOf(c.container).name, c.seekable), func(t *testing.T) {
+			r := mustUpscale(t, in, "out", Options{Container: c.container, Seekable: c.seekable})
+			found := false
+			for _, s := range probe(t, r.path).Streams {
+				found = found || s.Disp["attached_pic"] == 1 && s.CodecName == "png" && s.Width == 32
+			}
+			if !found {
+				t.Errorf("no cover art in %v, notices %v", probe(t, r.path).Streams, r.notices)
+			}
+		})
+	}
+}
+
+// Broadcasts begin at any hour; a file must not begin with hours of nothing.
+func TestClockOfABroadcastIsMovedToZero(t *testing.T) {
+	in := ffmpeg(t, "day.ts", picture+sound+x264+"-c:a mp2 -output_ts_offset 36000")
+	r := mustUpscale(t, in, "out", Options{Container: ContainerMP4, Seekable: true})
+	want, got := probe(t, in).times(0), probe(t, r.path).times(0)
+	if len(want) != len(got) || !near(want[0], got[0], -36001, 1e-6) || !near(want[len(want)-1], got[len(got)-1], -36001, 1e-6) {
+		t.Errorf("video from %s to %s, was from %s to %s", got[0], got[len(got)-1], want[0], want[len(want)-1])
+	}
+	if !slices.ContainsFunc(r.notices, func(n notice.Notice) bool { return n.Code == notice.TimestampsRepaired }) {
+		t.Errorf("no notice of it: %v", r.notices)
+	}
+	r = mustUpscale(t, in, "out", Options{Container: ContainerMPEGTS})
+	if got := probe(t, r.path).times(0); !near(want[0], got[0], 0, 1e-5) {
+		t.Errorf("MPEG-TS begins at %s, was %s", got[0], want[0])
+	}
+}
+
+func TestAlphaSurvivesInWebM(t *testing.T) {
+	in := ffmpeg(t, "alpha.webm", "-f lavfi -i testsrc2=size=96x64:rate=25:duration=0.4,format=yuva420p,colorchannelmixer=aa=0.5 -c:v libvpx-vp9 -auto-alt-ref 0 -pix_fmt yuva420p -deadline realtime -cpu-used 8")
+	r := mustUpscale(t, in, "out.webm", Options{Container: ContainerWebM, Seekable: true})
+	if r.plan.PixelFormat != "yuva420p" {
+		t.Errorf("encoded as %s: %v", r.plan.PixelFormat, r.notices)
+	}
+	if tags := probe(t, r.path).Streams[0].Tags; tags["alpha_mode"] != "1" && tags["ALPHA_MODE"] != "1" {
+		t.Errorf("the file does not announce its alpha: %v", tags)
+	}
+}
+
+func TestCaptionsAreKept(t *testing.T) {
+	for _, codec := range []Codec{CodecH264, CodecHEVC} {
+		t.Run(encoderOf(codec).id, func(t *testing.T) {
+			ctx := context.Background()
+			m := syntheticMedia(t, yuv420, 64, 64, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+			o := Options{Codec: codec, Container: ContainerMatroska, Scale: 2, Threads: 1}
+			plan, err := Plan(m, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := newFileOutput(t, "out.mkv")
+			s, err := Open(ctx, out, m, plan, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			pool := frame.NewPool(1 << 20)
+			f, luma := flatFrame(t, pool, yuv420, 64, 64, [4]int{}), flatFrame(t, pool, gray, 128, 128, [4]int{})
+			f.SideData = []frame.SideData{{Type: av.SideDataCaptions, Data: []byte{0xfc, 0x94, 0x20, 0xfc, 0x48, 0x49}}}
+			if err := s.WriteFrame(ctx, f, luma.Luma()); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Finish(ctx); err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for _, sd := range firstFrame(t, out.Name()) {
+				found = found || strings.Contains(sd["side_data_type"].(string), "Closed Captions")
+			}
+			if !found {
+				t.Errorf("no captions in %v", firstFrame(t, out.Name()))
+			}
+		})
+	}
+}
