@@ -6,7 +6,7 @@
 set -euo pipefail
 
 packages=(gcc g++ make pkg-config nasm xz-utils ca-certificates libx264-dev libx265-dev libsvtav1enc-dev libvpx-dev libdav1d-dev zlib1g-dev)
-[ "${1:-}" != test ] || packages+=(ffmpeg python3)
+[ "${1:-}" != test ] || packages+=(ffmpeg python3 python3-venv)
 
 say() { printf '%s\n' "$*" >&2; }
 
