@@ -23,6 +23,7 @@ import (
 	"upscaler/models"
 	"upscaler/server"
 	"upscaler/sr"
+	"upscaler/sr/native"
 	"upscaler/sr/onnx"
 )
 
@@ -35,6 +36,7 @@ type flags struct {
 	metrics      string
 	logFormat    string
 	logLevel     string
+	engine       string
 	onnxruntime  string
 	cpuWorkers   int
 	codecThreads int
@@ -78,6 +80,7 @@ the results back. It runs until it gets SIGTERM or SIGINT, then finishes the run
 	p.DurationVar(&f.limits.Grace, "grace", 0, "time running jobs get to finish after SIGTERM (default 30s)")
 	p.IntVar(&f.cpuWorkers, "cpu-workers", 0, "frames upscaled side by side on the CPU (default one per core)")
 	p.IntVar(&f.codecThreads, "codec-threads", 0, "threads of each decoder and encoder (default one per core)")
+	p.StringVar(&f.engine, "engine", "auto", "what computes on the CPU: native (our kernels, int8 models only), onnx, or auto (native where it can)")
 	p.StringVar(&f.onnxruntime, "onnxruntime", "", "path of libonnxruntime.so (default: $UPSCALER_ONNXRUNTIME, lib/ beside the program, the system's)")
 	f.security.register(p)
 	p.StringVar(&f.logFormat, "log-format", "text", "text or json")
@@ -141,7 +144,7 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 	if err != nil {
 		return nil, err
 	}
-	cpu, err := onnx.OpenCPU(onnx.CPUOptions{Library: f.onnxruntime, Workers: f.cpuWorkers})
+	cpu, err := f.cpuEngine()
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +159,24 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 		log.Info("engine", "device", e.Device().String(), "name", e.Name())
 	}
 	return sr.New(config)
+}
+
+// cpuEngine returns the engine that --engine names. The native kernels know int8 models only and leave others to ONNX Runtime.
+func (f *flags) cpuEngine() (sr.Engine, error) {
+	if f.engine == "native" {
+		return native.NewEngine(native.Options{Workers: f.cpuWorkers}), nil
+	}
+	portable, err := onnx.OpenCPU(onnx.CPUOptions{Library: f.onnxruntime, Workers: f.cpuWorkers})
+	if err != nil {
+		return nil, err
+	}
+	switch f.engine {
+	case "auto":
+		return native.NewEngine(native.Options{Workers: f.cpuWorkers, Other: portable}), nil
+	case "onnx":
+		return portable, nil
+	}
+	return nil, fmt.Errorf("--engine %s: want auto, native or onnx", f.engine)
 }
 
 func (f *flags) logger() (*slog.Logger, error) {
