@@ -3,6 +3,8 @@ package server
 import (
 	"runtime"
 	"time"
+
+	"upscaler/sr"
 )
 
 // Limits bounds what strangers can make the server do. The zero value of a field means its default.
@@ -118,11 +120,11 @@ func setDefault[T comparable](v *T, d T) {
 	}
 }
 
-// JobMemory is the ceiling of the media memory that one job holds, in bytes: frames, planes, passed-through packets and
-// bytes on their way. The decoder's and encoder's own reference frames come on top: they depend on the frame size and the
+// JobMemory is the ceiling of the media memory that one job holds, in bytes: frames, planes, the last frame that the engine
+// remembers, passed-through packets and bytes on their way. The decoder's and encoder's own reference frames come on top: they depend on the frame size and the
 // codec's settings, never on the video's length.
 func (l Limits) JobMemory() int64 {
-	return l.FrameMemory + l.PlaneMemory + packetMemory + sendQueue*sendChunk + streamWindow
+	return l.FrameMemory + l.PlaneMemory + sr.MemoLimit + packetMemory + sendQueue*sendChunk + streamWindow
 }
 
 // packetMemory is what the pipeline's queue and the muxer's interleaving may hold of passed-through packets.

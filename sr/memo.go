@@ -6,14 +6,14 @@ import (
 	"upscaler/internal/frame"
 )
 
-// memoLimit is the most bytes a job spends on remembering its last frame and its result: enough for x2 of 10-bit 4K. Larger
+// MemoLimit is the most bytes a job spends on remembering its last frame and its result: enough for x2 of 10-bit 4K. Larger
 // frames are simply always computed.
-const memoLimit = 128 << 20
+const MemoLimit = 128 << 20
 
 // MemoBytes is the memory that a job keeps besides the planes it is given, for frames of the given size.
 func MemoBytes(width, height, depth, scale int) int64 {
 	n := int64(width) * int64(height) * int64(sampleBytes(depth)) * int64(1+scale*scale)
-	if n > memoLimit {
+	if n > MemoLimit {
 		return 0
 	}
 	return n
