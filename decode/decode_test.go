@@ -2,6 +2,7 @@ package decode
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"upscaler/internal/notice"
@@ -12,7 +13,7 @@ import (
 func TestDecodesWhatFFmpegDecodes(t *testing.T) {
 	const frames = 12
 	src := source("98x66", 25, frames)
-	odd := source("97x65", 25, frames)
+	odd := oddSource(frames)
 	cases := []struct {
 		file    string // name; the extension chooses the container
 		args    string
@@ -21,7 +22,7 @@ func TestDecodesWhatFFmpegDecodes(t *testing.T) {
 		notices []notice.Code
 	}{
 		{"h264.mp4", src + " -c:v libx264 -pix_fmt yuv420p -movflags +faststart", "yuv420p", "", nil},
-		{"h264-odd.mkv", odd + " -c:v libx264 -pix_fmt yuv420p", "yuv420p", "", nil},
+		{"mpeg4-odd.mkv", odd + " -c:v mpeg4 -pix_fmt yuv420p", "yuv420p", "", nil},
 		{"h264-422-10.mkv", src + " -c:v libx264 -pix_fmt yuv422p10le", "yuv422p10le", "", nil},
 		{"h264-444-odd.mkv", odd + " -c:v libx264 -pix_fmt yuv444p", "yuv444p", "", nil},
 		{"h264-gray.mkv", src + " -c:v libx264 -pix_fmt gray", "yuvj420p", "", nil},
@@ -36,9 +37,9 @@ func TestDecodesWhatFFmpegDecodes(t *testing.T) {
 		{"hevc.mp4", src + " -c:v libx265 -x265-params log-level=error -pix_fmt yuv420p -movflags +faststart", "yuv420p", "", nil},
 		{"hevc-10.mkv", src + " -c:v libx265 -x265-params log-level=error -pix_fmt yuv420p10le", "yuv420p10le", "", nil},
 		{"hevc-12.mkv", src + " -c:v libx265 -x265-params log-level=error -pix_fmt yuv422p12le", "yuv422p12le", "", nil},
-		{"vp8.webm", odd + " -c:v libvpx", "yuv420p", "", nil},
+		{"vp8.webm", odd + " -c:v libvpx -pix_fmt yuv420p", "yuv420p", "", nil},
 		{"vp8-alpha.webm", src + " -c:v libvpx -pix_fmt yuva420p -auto-alt-ref 0", "yuva420p", "libvpx", nil},
-		{"vp9.webm", odd + " -c:v libvpx-vp9 -cpu-used 8", "yuv420p", "", nil},
+		{"vp9.webm", odd + " -c:v libvpx-vp9 -cpu-used 8 -pix_fmt yuv420p", "yuv420p", "", nil},
 		{"vp9-10.webm", src + " -c:v libvpx-vp9 -cpu-used 8 -pix_fmt yuv420p10le", "yuv420p10le", "", nil},
 		{"av1.mkv", src + " -c:v libsvtav1 -preset 12", "yuv420p", "", nil},
 		{"av1.mp4", src + " -c:v libsvtav1 -preset 12 -pix_fmt yuv420p10le -movflags +faststart", "yuv420p10le", "", nil},
@@ -71,6 +72,10 @@ func TestDecodesWhatFFmpegDecodes(t *testing.T) {
 		{"rotated.mp4", src + " -c:v libx264 -pix_fmt yuv420p -metadata:s:v rotate=90 -movflags +faststart", "yuv420p", "", nil},
 	}
 	for _, c := range cases {
+		wantSize := [2]int{98, 66}
+		if strings.HasPrefix(c.args, odd) {
+			wantSize = [2]int{97, 65}
+		}
 		t.Run(c.file, func(t *testing.T) {
 			t.Parallel()
 			path := generate(t, c.file, c.args)
@@ -100,6 +105,9 @@ func TestDecodesWhatFFmpegDecodes(t *testing.T) {
 			}
 			if !slices.Equal(codes, c.notices) {
 				t.Errorf("notices %v, want codes %v", got.notices, c.notices)
+			}
+			if got.size != wantSize {
+				t.Errorf("frames of %v, want %v", got.size, wantSize)
 			}
 			if got.stats.Frames != uint64(len(got.pts)) || got.stats.DamagedPackets != 0 || got.stats.Busy <= 0 {
 				t.Errorf("stats %+v for %d sound frames", got.stats, len(got.pts))

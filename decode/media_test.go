@@ -2,6 +2,7 @@ package decode
 
 import (
 	"bytes"
+	"context"
 	"crypto/md5"
 	"encoding/hex"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"upscaler/internal/av"
 	"upscaler/internal/frame"
@@ -75,10 +77,15 @@ func generate(t testing.TB, name, args string) string {
 	return path
 }
 
+// programLimit is how long a program may take: an endless lavfi source must not eat the machine.
+const programLimit = time.Minute
+
 func program(t testing.TB, name string, args ...string) []byte {
 	t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command(name, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), programLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, errs.String())
@@ -89,6 +96,11 @@ func program(t testing.TB, name string, args ...string) []byte {
 // source is the input half of a generate command: a moving test picture.
 func source(size string, rate, frames int) string {
 	return fmt.Sprintf("-f lavfi -i testsrc2=size=%s:rate=%d -frames:v %d", size, rate, frames)
+}
+
+// oddSource is one of 97x65 pixels; testsrc2 rounds sizes down to whole chroma samples.
+func oddSource(frames int) string {
+	return fmt.Sprintf("-f lavfi -i testsrc=size=97x65:rate=25 -frames:v %d", frames)
 }
 
 // result is all that decoding an input gives.

@@ -104,15 +104,35 @@ struct SwsContext *picture_scaler(int src_w, int src_h, int src_format, int src_
     return c;
 }
 
+AVFrame *picture_expand_palette(const AVFrame *f)
+{
+    AVFrame *rgb = av_frame_alloc();
+    if (!rgb)
+        return NULL;
+    rgb->width = f->width, rgb->height = f->height, rgb->format = AV_PIX_FMT_RGB32;
+    if (av_frame_get_buffer(rgb, 0) < 0) {
+        av_frame_free(&rgb);
+        return NULL;
+    }
+    for (int y = 0; y < f->height; y++) {
+        const uint8_t *src = f->data[0] + (ptrdiff_t)y * f->linesize[0];
+        uint8_t *dst = rgb->data[0] + (ptrdiff_t)y * rgb->linesize[0];
+        for (int x = 0; x < f->width; x++)
+            AV_COPY32(dst + 4 * x, f->data[1] + 4 * src[x]);
+    }
+    return rgb;
+}
+
 int picture_has_transparency(const AVFrame *f)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(f->format);
     if (!desc || !(desc->flags & AV_PIX_FMT_FLAG_ALPHA))
         return 0;
     if (desc->flags & AV_PIX_FMT_FLAG_PAL) {
-        for (int i = 0; i < 256; i++)
-            if (AV_RN32(f->data[1] + 4 * i) >> 24 != 0xff)
-                return 1;
+        for (int y = 0; y < f->height; y++) // palettes often have a transparent entry that no pixel uses
+            for (int x = 0; x < f->width; x++)
+                if (AV_RN32(f->data[1] + 4 * f->data[0][(ptrdiff_t)y * f->linesize[0] + x]) >> 24 != 0xff)
+                    return 1;
         return 0;
     }
     const AVComponentDescriptor c = desc->comp[desc->nb_components - 1];

@@ -175,8 +175,15 @@ func (c *Converter) Convert(dst *frame.Frame, src *astiav.Frame, from, to Color)
 	if !ok {
 		return fmt.Errorf("no pixel format for %+v", dst.Format)
 	}
+	picture := (*C.AVFrame)(src.UnsafePointer())
+	if picture.format == C.AV_PIX_FMT_PAL8 {
+		if picture = C.picture_expand_palette(picture); picture == nil {
+			return errors.New("no memory for a picture")
+		}
+		defer C.av_frame_free(&picture)
+	}
 	key := conversion{srcW: src.Width(), srcH: src.Height(), dstW: dst.Width, dstH: dst.Height,
-		src: src.PixelFormat(), dst: pf, from: from, to: to}
+		src: astiav.PixelFormat(picture.format), dst: pf, from: from, to: to}
 	if c.c == nil || c.key != key {
 		c.Free()
 		c.c = C.picture_scaler(C.int(key.srcW), C.int(key.srcH), C.int(key.src), C.int(from.Space), full(from.Range),
@@ -189,7 +196,7 @@ func (c *Converter) Convert(dst *frame.Frame, src *astiav.Frame, from, to Color)
 		c.key = key
 	}
 	d, s := planes(dst)
-	ret := C.picture_scale(c.c, (*C.AVFrame)(src.UnsafePointer()), d[0], d[1], d[2], d[3], s[0], s[1], s[2], s[3])
+	ret := C.picture_scale(c.c, picture, d[0], d[1], d[2], d[3], s[0], s[1], s[2], s[3])
 	runtime.KeepAlive(dst)
 	if ret < 0 {
 		return astiav.Error(ret)

@@ -37,6 +37,9 @@ int picture_scale(struct SwsContext *c, const AVFrame *f, uint8_t *d0, uint8_t *
 // Returns a scaler between two sizes, formats, matrices and ranges (full: 1), or NULL.
 struct SwsContext *picture_scaler(int src_w, int src_h, int src_format, int src_space, int src_full,
                                   int dst_w, int dst_h, int dst_format, int dst_space, int dst_full, int flags);
+// Returns a copy of a frame with a palette as RGB with alpha, or NULL. FFmpeg's scaler itself takes palettes by BT.601 whatever
+// matrix it is told.
+AVFrame *picture_expand_palette(const AVFrame *f);
 // Returns 1 when the frame has alpha that is not opaque everywhere. Formats it cannot read count as transparent.
 int picture_has_transparency(const AVFrame *f);
 
