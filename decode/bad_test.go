@@ -80,6 +80,23 @@ func TestOpensNothingElse(t *testing.T) {
 	}
 }
 
+// A name decides nothing that the content does not.
+func TestNameIsNoPath(t *testing.T) {
+	path := generate(t, "h264.h264", source("98x66", 25, 12)+" -c:v libx264 -pix_fmt yuv420p -bf 0")
+	for _, name := range []string{"", "x.h264", path, "concat:/etc/hostname|x.h264", "x.txt"} {
+		if res, err := decodeAll(t, stream(readFile(t, path)), Options{Name: name}); err != nil || len(res.pts) != 12 {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{path, clip, "x.h264", "x.hevc", "file:" + clip} {
+		_, err := decodeAll(t, strings.NewReader("just text"), Options{Name: name})
+		var bad *InputError
+		if !errors.As(err, &bad) {
+			t.Errorf("%q: %v, want an InputError", name, err)
+		}
+	}
+}
+
 func TestEmpty(t *testing.T) {
 	_, err := decodeAll(t, bytes.NewReader(nil), Options{})
 	wantKind(t, err, Empty)

@@ -57,7 +57,7 @@ const (
 
 // Options say how to decode an input.
 type Options struct {
-	Name   string // the file's name; not used to open anything, only to choose between formats that look alike
+	Name   string // the file's name; nothing is opened by it, it only helps to tell raw streams apart
 	Limits Limits
 	Pool   *frame.Pool // memory of the frames handed out; must hold at least one
 	// Notify receives notices, at most one of each code and stream; nil discards them.

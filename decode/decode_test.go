@@ -64,6 +64,7 @@ func TestDecodesWhatFFmpegDecodes(t *testing.T) {
 		{"yuyv.avi", src + " -c:v rawvideo -pix_fmt yuyv422", "yuv422p", "", nil},
 		{"uyvy.avi", src + " -c:v rawvideo -pix_fmt uyvy422", "yuv422p", "", nil},
 		{"nv12.avi", src + " -c:v rawvideo -pix_fmt nv12", "yuv420p", "", nil},
+		{"nv21.avi", src + " -c:v rawvideo -pix_fmt nv21", "yuv420p", "", nil},
 		{"bgr24.avi", src + " -c:v rawvideo -pix_fmt bgr24", "", "", []notice.Code{notice.PixelFormatConverted}},
 		{"animation.gif", src, "", "", []notice.Code{notice.PixelFormatConverted}},
 		{"animation.apng", src + " -pix_fmt rgba -f apng", "", "", []notice.Code{notice.PixelFormatConverted}},

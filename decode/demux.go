@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -152,7 +154,7 @@ func (s *Source) openFormat() error {
 		// One more than allowed, so that too many can be told from just enough: Matroska's demuxer silently stops at this limit.
 		"max_streams": strconv.Itoa(l.MaxStreams + 1),
 	}, func(d *astiav.Dictionary) error {
-		if err := fc.OpenInput("", nil, d); err != nil {
+		if err := fc.OpenInput(hint(s.opts.Name), nil, d); err != nil {
 			return err
 		}
 		opened = true
@@ -164,6 +166,16 @@ func (s *Source) openFormat() error {
 	}
 	s.format = fc
 	return err
+}
+
+// hint returns a name that tells FFmpeg nothing but the extension, and that only for raw streams, whose first bytes look alike;
+// all other formats say themselves what they are.
+func hint(name string) string {
+	ext := strings.ToLower(filepath.Ext(name))
+	if slices.Contains([]string{".h264", ".264", ".avc", ".hevc", ".h265", ".265", ".m4v", ".m2v", ".obu"}, ext) {
+		return "input" + ext
+	}
+	return ""
 }
 
 // openError turns FFmpeg's error of opening an input into what people should know.

@@ -41,7 +41,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	if _, err := exec.LookPath("ffmpeg"); err == nil {
 		for _, s := range fuzzSeeds {
-			b, err := os.ReadFile(generate(f, s.name, source("64x48", 25, 3)+" "+s.args))
+			b, err := os.ReadFile(generate(f, s.name, source("64x64", 25, 3)+" "+s.args))
 			if err != nil {
 				f.Fatal(err)
 			}
