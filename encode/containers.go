@@ -109,7 +109,7 @@ func (c *container) holds(s *av.Stream) bool {
 			return false
 		}
 	}
-	return c.takes(s, codec)
+	return c.takes(s, codec) && accepts(c, s)
 }
 
 // alternative returns the name of a container that could hold a stream which this one cannot, empty for none.

@@ -54,6 +54,12 @@ type result struct {
 // upscale runs a whole job with nearest-neighbour luma in place of the network.
 func upscale(t *testing.T, in, out string, o Options) (result, error) {
 	t.Helper()
+	return upscaleWith(t, in, out, o, func(*av.Packet) {})
+}
+
+// upscaleWith is upscale with a hand on each packet that passes through.
+func upscaleWith(t *testing.T, in, out string, o Options, touch func(*av.Packet)) (result, error) {
+	t.Helper()
 	ctx := context.Background()
 	data, err := os.ReadFile(in)
 	if err != nil {
@@ -92,6 +98,7 @@ func upscale(t *testing.T, in, out string, o Options) (result, error) {
 			t.Fatalf("decoding %s: %v", in, err)
 		}
 		if u.Packet != nil {
+			touch(u.Packet)
 			err = sink.WritePacket(ctx, u.Packet)
 		} else {
 			luma := enlarge(t, pool, u.Frame, o.Scale)

@@ -40,6 +40,7 @@ var microseconds = astiav.NewRational(1, 1_000_000)
 type mux struct {
 	plan   *Layout
 	notify notice.Func
+	strict bool
 	file   *file
 	io     *astiav.IOContext
 	fc     *astiav.FormatContext
@@ -64,12 +65,13 @@ type muxStream struct {
 	shift   int64           // subtracted from timestamps, in from
 	lastDTS int64           // in to
 	cover   bool            // its only packet goes into the header
+	damaged bool            // a notice has told of packets left out
 }
 
 // openMux sets up the container. codec is the opened video encoder. The header is written before the first packet of the video:
 // Matroska wants cover art in it, which comes as a packet.
 func openMux(out Output, m *av.Media, plan *Layout, codec *astiav.CodecContext, rate media.Rational, o Options) (_ *mux, err error) {
-	x := &mux{plan: plan, notify: o.Notify, file: &file{out: out}, video: plan.streams[m.VideoIndex]}
+	x := &mux{plan: plan, notify: o.Notify, strict: o.Strict, file: &file{out: out}, video: plan.streams[m.VideoIndex]}
 	defer func() {
 		if err != nil {
 			x.close()
@@ -190,6 +192,28 @@ func (x *mux) addCopy(m *av.Media, s *av.Stream) error {
 	}
 	return x.setStreamMetadata(st, metadata)
 }
+
+// accepts tells whether a container's muxer begins a file that holds nothing but this stream. Tables know codecs; the muxer
+// also knows what it cannot do without, such as the codec's own header. Nothing is kept of the file.
+func accepts(c *container, s *av.Stream) bool {
+	x := &mux{plan: &Layout{Container: c.container, container: c, scale: 1}, file: &file{out: discard{}}}
+	defer x.close()
+	var err error
+	if x.io, err = av.AllocOutputIO(ioBuffer, x.file.write, nil); err != nil {
+		return false
+	}
+	if x.fc, err = av.AllocMuxer(c.name); err != nil {
+		return false
+	}
+	x.fc.SetPb(x.io)
+	m := &av.Media{VideoTimeBase: s.TimeBase}
+	return x.addCopy(m, s) == nil && x.writeHeader(m) == nil
+}
+
+// discard is an Output that forgets.
+type discard struct{}
+
+func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 
 // quickTimeLanguages are languages that QuickTime has a number for under another code than most files use.
 var quickTimeLanguages = map[string]string{"fre": "fra", "deu": "ger", "nld": "dut", "swe": "sve", "ell": "gre", "isl": "ice",
@@ -428,15 +452,21 @@ func (x *mux) writeQueued(key int64) error {
 		return err
 	}
 	for p := x.queue.popUntil(key); p != nil; p = x.queue.popUntil(key) {
-		i := x.plan.streams[p.Stream()]
+		from := p.Stream()
+		s := &x.streams[x.plan.streams[from]]
 		var err error
-		if !x.streams[i].cover {
-			p.Raw().SetStreamIndex(i)
+		if !s.cover {
+			p.Raw().SetStreamIndex(s.Index())
 			err = x.write(p.Raw())
 		}
 		p.Free()
-		if err != nil {
+		switch {
+		case err == nil:
+		case x.file.err != nil || x.strict:
 			return err
+		case !s.damaged: // a packet that its container does not understand is no reason to lose the film
+			s.damaged = true
+			x.tell(notice.InputDamaged, from, fmt.Sprintf("Packets of stream %d are left out: %v.", from, err))
 		}
 	}
 	return nil

@@ -427,3 +427,43 @@ func TestCaptionsAreKept(t *testing.T) {
 		})
 	}
 }
+
+// What the muxer itself refuses must be dropped with a notice at the plan, not end the job later.
+func TestStreamsTheMuxerRefuses(t *testing.T) {
+	m := syntheticMedia(t, yuv420, 64, 64, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+	p := astiav.AllocCodecParameters()
+	av.TrackOpen()
+	p.SetMediaType(astiav.MediaTypeAudio)
+	p.SetCodecID(astiav.CodecIDVorbis) // its header, which Matroska must store, is missing
+	p.SetSampleRate(48000)
+	p.SetChannelLayout(astiav.ChannelLayoutStereo)
+	m.Streams = append(m.Streams, &av.Stream{Index: 1, Kind: media.KindAudio, Params: p, TimeBase: media.Rational{Num: 1, Den: 48000},
+		StartTime: av.NoTimestamp, Duration: av.NoTimestamp})
+	m.UpdateInfo()
+	before := av.LiveContexts()
+	plan, err := Plan(m, Options{Scale: 2, Container: ContainerMatroska})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := plan.Input.Streams[1].Action; a != media.ActionDrop {
+		t.Errorf("action %d, want drop", a)
+	}
+	if n := av.LiveContexts(); n != before {
+		t.Errorf("%d contexts left open", n-before)
+	}
+}
+
+func TestDamagedPacketsDoNotEndTheJob(t *testing.T) {
+	in := ffmpeg(t, "in.mp4", picture+sound+x264+"-c:a aac")
+	for _, strict := range []bool{false, true} {
+		r, err := upscaleWith(t, in, "out.mp4", Options{Container: ContainerMP4, Seekable: true, Strict: strict}, func(p *av.Packet) {
+			p.Raw().SetPts(p.DTS() + 1<<40) // more than MP4 can say
+		})
+		if strict != (err != nil) {
+			t.Errorf("strict %v: %v", strict, err)
+		}
+		if !strict && !slices.ContainsFunc(r.notices, func(n notice.Notice) bool { return n.Code == notice.InputDamaged && n.Stream == 1 }) {
+			t.Errorf("no notice: %v", r.notices)
+		}
+	}
+}
