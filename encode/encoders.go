@@ -282,6 +282,9 @@ func (e *encoder) private(codec *astiav.Codec) []string {
 	return names
 }
 
+// paramCharacters are those that values of parameters consist of. A path would need others.
+const paramCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.,_"
+
 // checkParams checks a list of the encoder library's own parameters, key=value:key=value.
 func (e *encoder) checkParams(field, list string) error {
 	for part := range strings.SplitSeq(list, ":") {
@@ -289,10 +292,8 @@ func (e *encoder) checkParams(field, list string) error {
 		if !slices.Contains(e.paramKeys, strings.TrimPrefix(key, "no-")) {
 			return optionError(field, "the parameter %q is unknown or not open to users of the service.", key)
 		}
-		for _, c := range value {
-			if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.ContainsRune("+-.,_", c)) {
-				return optionError(field, "the value %q of %s holds a character that no parameter needs.", value, key)
-			}
+		if strings.ContainsFunc(value, func(c rune) bool { return !strings.ContainsRune(paramCharacters, c) }) {
+			return optionError(field, "the value %q of %s holds a character that no parameter needs.", value, key)
 		}
 	}
 	return nil

@@ -183,7 +183,10 @@ func (l *Layout) chooseContainer(m *av.Media) *container {
 		preferred = ContainerMOV
 	}
 	c := containerOf(preferred)
-	fits := slices.Contains(c.codecs, l.encoder.codec) && !(l.working.Alpha && l.encoder.codec == CodecVP9)
+	fits := slices.Contains(c.codecs, l.encoder.codec)
+	if l.working.Alpha && l.encoder.codec == CodecVP9 {
+		fits = false // see storable
+	}
 	for i, s := range m.Streams {
 		fits = fits && (i == m.VideoIndex || c.holds(s) || c.silent(m, s))
 	}

@@ -467,3 +467,38 @@ func TestDamagedPacketsDoNotEndTheJob(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkCompose measures what a complete picture costs beside encoding it: chroma scaling, copies, conversion.
+func BenchmarkCompose(b *testing.B) {
+	for name, c := range map[string]struct {
+		format frame.Format
+		codec  Codec
+	}{
+		"420 8 bits":         {yuv420, CodecH264},
+		"420 10 bits":        {deep(yuv420, 10), CodecHEVC},
+		"444 8 bits":         {yuv444, CodecH264},
+		"420 to 422 10 bits": {deep(yuv420, 10), CodecProRes},
+	} {
+		b.Run(name, func(b *testing.B) {
+			const w, h = 960, 540
+			m := syntheticMedia(b, c.format, w, h, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+			plan, err := Plan(m, Options{Codec: c.codec, Container: ContainerMatroska, Scale: 2})
+			if err != nil {
+				b.Fatal(err)
+			}
+			v, err := openVideo(m, plan, false, 1)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer v.close()
+			pool := frame.NewPool(64 << 20)
+			f, luma := flatFrame(b, pool, c.format, w, h, [4]int{}), flatFrame(b, pool, deep(gray, c.format.Depth), 2*w, 2*h, [4]int{})
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := v.compose(f, luma.Luma()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -42,7 +42,7 @@ func newFileOutput(t *testing.T, name string) *fileOutput {
 }
 
 // syntheticMedia describes an input of one video stream.
-func syntheticMedia(t *testing.T, format frame.Format, w, h int, codec astiav.CodecID, tb media.Rational, color av.Color) *av.Media {
+func syntheticMedia(t testing.TB, format frame.Format, w, h int, codec astiav.CodecID, tb media.Rational, color av.Color) *av.Media {
 	t.Helper()
 	p := astiav.AllocCodecParameters()
 	av.TrackOpen()
@@ -63,7 +63,7 @@ func syntheticMedia(t *testing.T, format frame.Format, w, h int, codec astiav.Co
 }
 
 // flatFrame returns a frame whose planes hold one value each.
-func flatFrame(t *testing.T, pool *frame.Pool, format frame.Format, w, h int, values [4]int) *frame.Frame {
+func flatFrame(t testing.TB, pool *frame.Pool, format frame.Format, w, h int, values [4]int) *frame.Frame {
 	t.Helper()
 	f, err := pool.Get(context.Background(), format, w, h)
 	if err != nil {

@@ -339,7 +339,7 @@ func widen(dst, src frame.Plane) {
 	for y := range src.Height {
 		in, out := src.Data[y*src.Stride:], dst.Data[y*dst.Stride:]
 		for x := range src.Width {
-			v := 0
+			var v int
 			if src.Depth > 8 {
 				v = int(binary.LittleEndian.Uint16(in[2*x:]))
 			} else {
