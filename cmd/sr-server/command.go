@@ -39,6 +39,8 @@ type flags struct {
 	engine       string
 	onnxruntime  string
 	cpuWorkers   int
+	cudaID       int
+	cudaMemory   int64
 	codecThreads int
 	spoolDir     string
 	limits       server.Limits
@@ -79,6 +81,8 @@ the results back. It runs until it gets SIGTERM or SIGINT, then finishes the run
 	p.DurationVar(&f.limits.StallTimeout, "stall-timeout", 0, "end jobs that make no progress for so long (default 5m)")
 	p.DurationVar(&f.limits.Grace, "grace", 0, "time running jobs get to finish after SIGTERM (default 30s)")
 	p.IntVar(&f.cpuWorkers, "cpu-workers", 0, "frames upscaled side by side on the CPU (default one per core)")
+	p.IntVar(&f.cudaID, "cuda-device", 0, "number of the GPU to use")
+	p.Int64Var(&f.cudaMemory, "cuda-memory", 0, "bytes of its memory to take at most (default 4 GiB)")
 	p.IntVar(&f.codecThreads, "codec-threads", 0, "threads of each decoder and encoder (default one per core)")
 	p.StringVar(&f.engine, "engine", "auto", "what computes on the CPU: native (our kernels, int8 models only), onnx, or auto (native where it can)")
 	p.StringVar(&f.onnxruntime, "onnxruntime", "", "path of libonnxruntime.so (default: $UPSCALER_ONNXRUNTIME, lib/ beside the program, the system's)")
@@ -149,7 +153,7 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 		return nil, err
 	}
 	config := sr.Config{Models: files, Engines: []sr.Engine{cpu}, Missing: map[sr.Device]error{}}
-	if cuda, err := onnx.OpenCUDA(onnx.CUDAOptions{Library: f.onnxruntime}); err == nil {
+	if cuda, err := onnx.OpenCUDA(onnx.CUDAOptions{Library: f.onnxruntime, ID: f.cudaID, Memory: f.cudaMemory}); err == nil {
 		config.Engines = append(config.Engines, cuda)
 	} else {
 		config.Missing[sr.CUDA] = err
