@@ -80,7 +80,7 @@ func FuzzScanBoxes(f *testing.F) {
 
 func TestKnownMagic(t *testing.T) {
 	for head, want := range map[string]bool{
-		"": false, "RIFF": false, "RIFF\x00\x00\x00\x00AVI ": true, box("ftyp", 8): true, "\x1aE\xdf\xa3\x01\x00\x00\x00": true,
+		"": false, "RIFF": false, "RIFF\x00\x00\x00\x00AVI LIST": true, box("ftyp", 8): true, "\x1aE\xdf\xa3\x01\x00\x00\x00": true,
 		"FLV\x01\x05\x00\x00\x00\x09": true, strings.Repeat("x", 100): false,
 	} {
 		if got := knownMagic([]byte(head)); got != want {

@@ -209,8 +209,7 @@ func (v *video) chooseDeinterlacer(p av.Picture) error {
 		return nil
 	}
 	fields, err := newDeinterlacer(p, v.s.media.VideoTimeBase, mode == DeinterlaceOn, v.s.opts.Threads)
-	if err != nil { // a pixel format that bwdif does not take
-		v.cannotDeinterlace = true
+	if v.cannotDeinterlace = err != nil; v.cannotDeinterlace { // a pixel format that bwdif does not take
 		v.s.notify(notice.MetadataReduced, v.s.media.VideoIndex,
 			fmt.Sprintf("The video is interlaced, but its pixel format %s cannot be deinterlaced.", av.PixelFormatName(p.Format)))
 		return nil

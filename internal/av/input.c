@@ -16,12 +16,10 @@ AVIOContext *input_alloc(uintptr_t handle, int buffer_size, int seekable)
     return c;
 }
 
-void input_free(AVIOContext **c)
+void input_free(AVIOContext *c)
 {
-    if (!*c)
-        return;
-    av_freep(&(*c)->buffer); // avio may have replaced the buffer, so it is freed where it is now
-    avio_context_free(c);
+    av_freep(&c->buffer); // avio may have replaced the buffer, so it is freed where it is now
+    avio_context_free(&c);
 }
 
 static int refuse_open(AVFormatContext *s, AVIOContext **pb, const char *url, int flags, AVDictionary **options)

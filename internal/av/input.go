@@ -75,7 +75,8 @@ func (in *Input) Free() {
 	if in == nil || in.c == nil {
 		return
 	}
-	C.input_free(&in.c)
+	C.input_free(in.c)
+	in.c = nil
 	in.handle.Delete()
 	TrackClose()
 }

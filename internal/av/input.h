@@ -6,7 +6,7 @@
 
 // Returns an AVIOContext that calls goInputRead and goInputSeek with the handle; NULL when out of memory.
 AVIOContext *input_alloc(uintptr_t handle, int buffer_size, int seekable);
-void input_free(AVIOContext **c);
+void input_free(AVIOContext *c);
 // Makes fc read from c, and fail to open anything else.
 void input_attach(AVFormatContext *fc, AVIOContext *c);
 // avformat_find_stream_info with max_pixels for every stream known so far.

@@ -202,5 +202,7 @@ func (p *Packet) Free() {
 // Rational converts FFmpeg's fraction.
 func Rational(r astiav.Rational) media.Rational { return media.Rational{Num: r.Num(), Den: r.Den()} }
 
-// AVRational converts to FFmpeg's fraction.
-func AVRational(r media.Rational) astiav.Rational { return astiav.NewRational(r.Num, r.Den) }
+// AVRational converts to FFmpeg's fraction, whose name it has.
+func AVRational(r media.Rational) astiav.Rational { //nolint:revive // FFmpeg's own name
+	return astiav.NewRational(r.Num, r.Den)
+}

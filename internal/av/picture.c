@@ -123,6 +123,8 @@ AVFrame *picture_expand_palette(const AVFrame *f)
     return rgb;
 }
 
+void picture_free(AVFrame *f) { av_frame_free(&f); }
+
 int picture_has_transparency(const AVFrame *f)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(f->format);

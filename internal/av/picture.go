@@ -180,7 +180,7 @@ func (c *Converter) Convert(dst *frame.Frame, src *astiav.Frame, from, to Color)
 		if picture = C.picture_expand_palette(picture); picture == nil {
 			return errors.New("no memory for a picture")
 		}
-		defer C.av_frame_free(&picture)
+		defer C.picture_free(picture)
 	}
 	key := conversion{srcW: src.Width(), srcH: src.Height(), dstW: dst.Width, dstH: dst.Height,
 		src: astiav.PixelFormat(picture.format), dst: pf, from: from, to: to}

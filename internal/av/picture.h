@@ -40,6 +40,7 @@ struct SwsContext *picture_scaler(int src_w, int src_h, int src_format, int src_
 // Returns a copy of a frame with a palette as RGB with alpha, or NULL. FFmpeg's scaler itself takes palettes by BT.601 whatever
 // matrix it is told.
 AVFrame *picture_expand_palette(const AVFrame *f);
+void picture_free(AVFrame *f);
 // Returns 1 when the frame has alpha that is not opaque everywhere. Formats it cannot read count as transparent.
 int picture_has_transparency(const AVFrame *f);
 
