@@ -114,13 +114,13 @@ func (x *mux) newStream(m *av.Media, s *av.Stream) (*astiav.Stream, error) {
 	if st == nil {
 		return nil, errors.New("no memory for a stream")
 	}
-	st.SetTimeBase(av.Fraction(s.TimeBase)) // a wish; the muxer decides
+	st.SetTimeBase(av.AVRational(s.TimeBase)) // a wish; the muxer decides
 	st.SetDispositionFlags(s.Disposition)
-	st.SetSampleAspectRatio(av.Fraction(s.SampleAspectRatio))
+	st.SetSampleAspectRatio(av.AVRational(s.SampleAspectRatio))
 	if x.plan.Container == ContainerMPEGTS && m.Info.Container == "mpegts" {
 		st.SetID(s.ID) // the PID
 	}
-	x.streams = append(x.streams, muxStream{Stream: st, from: av.Fraction(s.TimeBase), lastDTS: math.MinInt64})
+	x.streams = append(x.streams, muxStream{Stream: st, from: av.AVRational(s.TimeBase), lastDTS: math.MinInt64})
 	return st, nil
 }
 
@@ -266,7 +266,7 @@ func (x *mux) describe(m *av.Media) error {
 			if ch.TimeBase.Num <= 0 || ch.TimeBase.Den <= 0 {
 				continue
 			}
-			d := astiav.RescaleQ(shift.Microseconds(), microseconds, av.Fraction(ch.TimeBase))
+			d := astiav.RescaleQ(shift.Microseconds(), microseconds, av.AVRational(ch.TimeBase))
 			ch.Start, ch.End = ch.Start-d, ch.End-d
 			if err := av.AddChapter(x.fc, ch); err != nil {
 				return err

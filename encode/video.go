@@ -129,9 +129,9 @@ func (v *video) openCodec(m *av.Media, globalHeader bool, threads int) error {
 	c.SetWidth(plan.Width)
 	c.SetHeight(plan.Height)
 	c.SetPixelFormat(pixels)
-	c.SetTimeBase(av.Fraction(v.timeBase))
-	c.SetFramerate(av.Fraction(v.rate))
-	c.SetSampleAspectRatio(av.Fraction(v.sar))
+	c.SetTimeBase(av.AVRational(v.timeBase))
+	c.SetFramerate(av.AVRational(v.rate))
+	c.SetSampleAspectRatio(av.AVRational(v.sar))
 	c.SetThreadCount(threads)
 	if globalHeader {
 		c.SetFlags(c.Flags().Add(astiav.CodecContextFlagGlobalHeader))
@@ -220,7 +220,7 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 	}
 	duration := f.Duration
 	if duration <= 0 {
-		duration = astiav.RescaleQ(1, astiav.NewRational(v.rate.Den, v.rate.Num), av.Fraction(v.timeBase))
+		duration = astiav.RescaleQ(1, astiav.NewRational(v.rate.Den, v.rate.Num), av.AVRational(v.timeBase))
 	}
 	if err := av.SetFrameProperties(v.frame, f.PTS, duration, v.sar, v.color, v.sideData(f)); err != nil {
 		return err
