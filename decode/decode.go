@@ -1,7 +1,7 @@
 // Package decode turns the bytes of a video file, or of a live feed, into frames of one size and layout in pooled Go memory, and
 // into the packets of all other streams, which pass through as they are.
 //
-// The bytes come from a stranger. Only the formats of formats.go are opened, nothing else is read whatever the file names,
+// The bytes come from a stranger. Only the formats listed in demux.go are opened, nothing else is read whatever the file names,
 // and every size the file claims is held against a limit before memory is spent on it.
 package decode
 
@@ -372,8 +372,7 @@ func (s *Source) nothingDecoded() error {
 func (s *Source) inputErr() error {
 	err := s.input.Err()
 	if errors.Is(err, av.ErrTooMuch) {
-		return inputError(TooLarge, err, "The input claims a packet or header of more than %d MiB.",
-			max(s.opts.Limits.MaxPacketBytes, 1<<20)>>20)
+		return inputError(TooLarge, err, "The input claims a packet or a header larger than is accepted.")
 	}
 	return err
 }

@@ -150,7 +150,7 @@ func goInputSeek(h C.uintptr_t, offset C.int64_t, whence C.int) C.int64_t {
 }
 
 // FindStreamInfo reads and decodes as much of the input as it takes to know its streams. Pictures of more than maxPixels are
-// not decoded. (go-astiav passes one dictionary where FFmpeg wants one for each stream, and overruns memory.)
+// not decoded; of streams that only show up meanwhile (FLV's) that is not yet true, and only maxAlloc bounds them. (go-astiav passes one dictionary where FFmpeg wants one for each stream, and overruns memory.)
 func FindStreamInfo(fc *astiav.FormatContext, maxPixels int64) error {
 	if ret := C.input_find_stream_info((*C.AVFormatContext)(raw(fc)), C.int64_t(maxPixels)); ret < 0 {
 		return astiav.Error(ret)
