@@ -502,3 +502,37 @@ func BenchmarkCompose(b *testing.B) {
 		})
 	}
 }
+
+// A seekable MP4 that was never finished, as after a crash, must still play up to nearly where it ended.
+func TestUnfinishedMP4Plays(t *testing.T) {
+	ctx := context.Background()
+	m := syntheticMedia(t, yuv420, 64, 64, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
+	o := Options{Container: ContainerMP4, Seekable: true, Scale: 2, Threads: 1, Preset: "ultrafast", EncoderOptions: map[string]string{"g": "25"}}
+	plan, err := Plan(m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := newFileOutput(t, "out.mp4")
+	s, err := Open(ctx, out, m, plan, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := frame.NewPool(1 << 22)
+	f, luma := flatFrame(t, pool, yuv420, 64, 64, [4]int{100, 100, 100}), flatFrame(t, pool, gray, 128, 128, [4]int{})
+	random := rand.New(rand.NewPCG(1, 2))
+	const frames = 250
+	for i := range frames {
+		for k := range luma.Planes[0].Data {
+			luma.Planes[0].Data[k] = byte(random.Uint32())
+		}
+		f.PTS = int64(i)
+		if err := s.WriteFrame(ctx, f, luma.Luma()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close() // without Finish
+	p := probe(t, out.Name())
+	if n := len(p.times(0)); n < frames*3/4 {
+		t.Errorf("%d of %d frames can be read", n, frames)
+	}
+}
