@@ -20,6 +20,9 @@ type encoder struct {
 	id    string // FFmpeg's name of the codec
 	label string // for people
 
+	// memory is what the encoder takes in bytes for each pixel of the picture, in 8-bit 4:2:0 with two threads and its default
+	// preset: measured for noise of 1920x1080, rounded up.
+	memory  int
 	minSide int  // smallest width and height it takes, 0 for any
 	even    bool // sizes must be even where chroma is subsampled
 
@@ -54,6 +57,7 @@ var x26xPresets = []string{"ultrafast", "superfast", "veryfast", "faster", "fast
 var encoders = []*encoder{
 	{
 		codec: CodecH264, name: "libx264", id: "h264", label: "H.264",
+		memory: 100,
 		even:   true,
 		minCRF: 0, maxCRF: 51, crf: 18, bitrate: true,
 		presetOption: "preset", presets: x26xPresets, preset: "veryfast",
@@ -69,6 +73,7 @@ var encoders = []*encoder{
 	},
 	{
 		codec: CodecHEVC, name: "libx265", id: "hevc", label: "HEVC",
+		memory:  145,
 		minSide: 16, even: true,
 		minCRF: 0, maxCRF: 51, crf: 19, bitrate: true,
 		presetOption: "preset", presets: x26xPresets, preset: "superfast",
@@ -88,6 +93,7 @@ var encoders = []*encoder{
 	},
 	{
 		codec: CodecVP9, name: "libvpx-vp9", id: "vp9", label: "VP9",
+		memory: 140,
 		minCRF: 0, maxCRF: 63, crf: 24, bitrate: true,
 		presetOption: "cpu-used", presets: []string{"0", "1", "2", "3", "4", "5", "6", "7", "8"}, preset: "5",
 		tuneOption: "tune-content", tunes: []string{"default", "screen", "film"},
@@ -96,6 +102,7 @@ var encoders = []*encoder{
 	},
 	{
 		codec: CodecAV1, name: "libsvtav1", id: "av1", label: "AV1",
+		memory:  220,
 		minSide: 64, even: true,
 		minCRF: 1, maxCRF: 63, crf: 24, bitrate: true,
 		presetOption: "preset", presets: []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13"}, preset: "8",
@@ -107,11 +114,13 @@ var encoders = []*encoder{
 	},
 	{
 		codec: CodecProRes, name: "prores_ks", id: "prores", label: "ProRes",
-		even:  true,
-		fixed: map[string]string{"vendor": "apl0"}, // some programs refuse other vendors' ProRes
+		memory: 20,
+		even:   true,
+		fixed:  map[string]string{"vendor": "apl0"}, // some programs refuse other vendors' ProRes
 	},
 	{
 		codec: CodecFFV1, name: "ffv1", id: "ffv1", label: "FFV1",
+		memory: 160,
 		// Version 3 with slices and checksums, every frame a key frame: what archives ask for, and it can be seeked anywhere.
 		fixed: map[string]string{"level": "3", "slicecrc": "1", "slices": "4", "g": "1"},
 	},

@@ -53,7 +53,8 @@ type mux struct {
 	fragment struct { // MP4's first one
 		open  bool
 		bytes int64
-		start int64 // microseconds
+		video bool  // a packet of the video is in it
+		start int64 // that packet's time in microseconds
 	}
 	repaired bool
 }
@@ -482,7 +483,7 @@ func (x *mux) writeVideo(p *astiav.Packet) error {
 	if err := x.write(p); err != nil {
 		return err
 	}
-	return x.boundFirstFragment(key, p.Size())
+	return x.boundFirstFragment(key)
 }
 
 // write hands a packet with timestamps of its input stream to the muxer. The packet stays the caller's.
@@ -535,12 +536,12 @@ func (x *mux) keepOrder(s *muxStream, p *astiav.Packet) {
 }
 
 // boundFirstFragment makes the MP4 muxer write its header when it has waited long enough for packets of every track.
-func (x *mux) boundFirstFragment(key int64, size int) error {
+func (x *mux) boundFirstFragment(key int64) error {
 	if !x.fragment.open {
 		return nil
 	}
-	if x.fragment.bytes == int64(size) {
-		x.fragment.start = key
+	if !x.fragment.video {
+		x.fragment.video, x.fragment.start = true, key
 	}
 	if x.fragment.bytes < firstFragmentBytes && time.Duration(key-x.fragment.start)*time.Microsecond < firstFragmentTime {
 		return nil

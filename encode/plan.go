@@ -78,6 +78,14 @@ func Plan(m *av.Media, o Options) (*Layout, error) {
 	return l, nil
 }
 
+// EncoderMemory returns about how much memory the encoder will take, in bytes. It lies outside of Go's heap and of the frame
+// pool, and grows with the size of the picture, not with the length of the video.
+func (l *Layout) EncoderMemory() int64 {
+	pixels := int64(l.Width) * int64(l.Height)
+	plain := frame.Format{Depth: 8, ChromaW: 1, ChromaH: 1}
+	return int64(l.encoder.memory) * pixels * l.target.Bytes(l.Width, l.Height) / plain.Bytes(l.Width, l.Height)
+}
+
 func (l *Layout) tell(code notice.Code, stream int, format string, args ...any) {
 	l.Notices = append(l.Notices, notice.Notice{Code: code, Stream: stream, Text: fmt.Sprintf(format, args...)})
 }

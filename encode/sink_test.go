@@ -536,3 +536,24 @@ func TestUnfinishedMP4Plays(t *testing.T) {
 		t.Errorf("%d of %d frames can be read", n, frames)
 	}
 }
+
+func TestEncoderMemoryGrowsWithThePicture(t *testing.T) {
+	memory := func(f frame.Format, w, h int) int64 {
+		m := syntheticMedia(t, f, w, h, astiav.CodecIDHevc, media.Rational{Num: 1, Den: 25}, av.Color{})
+		plan, err := Plan(m, Options{Scale: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return plan.EncoderMemory()
+	}
+	small := memory(yuv420, 960, 540)
+	if small < 100<<20 || small > 1<<30 {
+		t.Errorf("%d bytes for 1920x1080", small)
+	}
+	if large := memory(yuv420, 1920, 1080); large != 4*small {
+		t.Errorf("%d bytes for four times the pixels of %d", large, small)
+	}
+	if deep := memory(deep(yuv420, 10), 960, 540); deep != 2*small {
+		t.Errorf("%d bytes for 10 bits, %d for 8", deep, small)
+	}
+}
