@@ -66,6 +66,7 @@ type Options struct {
 	// Spool makes storage for an input that cannot be read front to back; nil means that such inputs are refused.
 	Spool       func() (Spool, error)
 	Deinterlace Deinterlace
+	Part        Part // what to hand out of the input; the zero Part is all of it
 }
 
 // defaultThreads is small because each thread holds a frame of its own, and the network needs the cores more.
@@ -85,6 +86,7 @@ func (u Unit) free() {
 // Stats are counters of a Source. They may be read while it works.
 type Stats struct {
 	Frames         uint64        // frames handed out
+	Skipped        uint64        // frames decoded that lie outside of the part
 	Bytes          uint64        // bytes of the input read
 	DamagedPackets uint64        // packets or frames the decoder could not, or only partly, make sense of
 	Busy           time.Duration // time spent decoding, without waiting for input or for frame memory
@@ -102,6 +104,7 @@ type Source struct {
 	packet  *astiav.Packet
 	video   *video
 	time    *timeline
+	cut     *cut                   // nil when all of the input is wanted
 	notices map[notice.Notice]bool // sent, by code and stream
 
 	pending []Unit  // read but not yet handed out
@@ -112,8 +115,8 @@ type Source struct {
 	known   bool    // the first bytes are those of a format we read
 	given   bool    // the first picture has been decoded and Media is complete
 
-	frames, bytes, damaged atomic.Uint64
-	busy                   atomic.Int64
+	frames, skipped, bytes, damaged atomic.Uint64
+	busy                            atomic.Int64
 }
 
 // Open reads the head of an input, up to and including its first picture, so that Media knows what frames will look like.
@@ -125,7 +128,7 @@ func Open(ctx context.Context, r io.Reader, opts Options) (_ *Source, err error)
 	if opts.Threads <= 0 {
 		opts.Threads = defaultThreads
 	}
-	s := &Source{opts: opts, reader: &reader{r: r}, notices: map[notice.Notice]bool{}}
+	s := &Source{opts: opts, reader: &reader{r: r}, notices: map[notice.Notice]bool{}, cut: newCut(opts.Part)}
 	defer s.enter(ctx)()
 	defer func() {
 		if err != nil {
@@ -143,12 +146,19 @@ func Open(ctx context.Context, r io.Reader, opts Options) (_ *Source, err error)
 		if s.drained && !s.given {
 			return nil, s.nothingDecoded()
 		}
-		if s.preroll > opts.Limits.PrerollBytes {
-			return nil, inputError(Damaged, nil, "No picture could be decoded within the first %d MiB of the other streams.",
-				opts.Limits.PrerollBytes>>20)
+		if err := s.checkPreroll(); err != nil {
+			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// checkPreroll bounds what is held of the other streams while there is no picture to go with it.
+func (s *Source) checkPreroll() error {
+	if s.preroll <= s.opts.Limits.PrerollBytes {
+		return nil
+	}
+	return inputError(Damaged, nil, "No picture could be decoded within %d MiB of the other streams.", s.opts.Limits.PrerollBytes>>20)
 }
 
 func (l Limits) withDefaults() Limits {
@@ -185,12 +195,20 @@ func (s *Source) Media() *av.Media { return s.media }
 // a frame. After any error the Source is only good to be closed.
 func (s *Source) Next(ctx context.Context) (Unit, error) {
 	defer s.enter(ctx)()
-	for len(s.pending) == 0 {
+	for len(s.pending) == 0 || s.cut.waiting() {
+		if s.drained && s.cut.waiting() {
+			return Unit{}, s.cut.missed()
+		}
 		if s.drained {
 			return Unit{}, io.EOF
 		}
 		if err := s.step(); err != nil {
 			return Unit{}, err
+		}
+		if s.cut.waiting() {
+			if err := s.checkPreroll(); err != nil {
+				return Unit{}, err
+			}
 		}
 	}
 	u := s.pending[0]
@@ -206,6 +224,7 @@ func (s *Source) Next(ctx context.Context) (Unit, error) {
 func (s *Source) Stats() Stats {
 	return Stats{
 		Frames:         s.frames.Load(),
+		Skipped:        s.skipped.Load(),
 		Bytes:          s.bytes.Load(),
 		DamagedPackets: s.damaged.Load(),
 		Busy:           time.Duration(s.busy.Load()),
@@ -261,6 +280,13 @@ func (s *Source) step() error {
 	if err := context.Cause(s.reader.ctx); err != nil {
 		return err
 	}
+	if s.cut.over() {
+		if s.partIsWhole() {
+			s.drained = true
+			return nil
+		}
+		return s.readPacket()
+	}
 	got, err := s.video.receive()
 	switch {
 	case err != nil:
@@ -288,6 +314,10 @@ func (s *Source) readPacket() error {
 			s.noteDamage("The input ends early or is damaged; what could be read up to there is used.")
 		}
 		s.eof = true
+		if s.cut.over() {
+			s.drained = true
+			return nil
+		}
 		return s.video.drain()
 	}
 	defer s.packet.Unref()
@@ -306,7 +336,13 @@ func (s *Source) readPacket() error {
 	s.time.packet(s.packet, i != s.media.VideoIndex)
 	s.noteEnd(i, s.packet)
 	if i == s.media.VideoIndex {
+		if s.cut.over() {
+			return nil
+		}
 		return s.video.send(s.packet)
+	}
+	if !s.cut.wants(s.packet, s.media.Streams[i]) {
+		return nil
 	}
 	p := av.AllocPacket()
 	if p == nil {
@@ -315,7 +351,7 @@ func (s *Source) readPacket() error {
 	p.MoveRef(s.packet)
 	out := av.NewPacket(p, s.media.Streams[i].TimeBase)
 	s.pending = append(s.pending, Unit{Packet: out})
-	if !s.given {
+	if !s.given || s.cut.waiting() {
 		s.preroll += int64(out.Size())
 	}
 	return nil

@@ -13,11 +13,13 @@ const (
 	Damaged                       // truncated or broken so far that no picture could be decoded
 	TooLarge                      // more pixels, streams, bytes in one packet or bytes to spool than allowed
 	Unsupported                   // a codec without a decoder, or a file that would have to be spooled and may not be
+	OutsidePart                   // it ends before the part that was asked for begins
 )
 
 func (k Kind) String() string {
 	names := [...]string{Empty: "empty", NotVideo: "not video", NoVideoStream: "no video stream", Damaged: "damaged",
-		TooLarge: "too large", Unsupported: "unsupported"}
+		TooLarge: "too large", Unsupported: "unsupported",
+		OutsidePart: "outside part"}
 	if k < Empty || int(k) >= len(names) {
 		return fmt.Sprintf("kind %d", int(k))
 	}

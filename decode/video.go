@@ -227,8 +227,13 @@ func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 		if err := v.first(f, p); err != nil {
 			return err
 		}
+		s.cutMedia(pts)
 	}
 	m := s.media
+	if !s.cutFrame(pts) {
+		s.skipped.Add(1)
+		return nil
+	}
 	dst, err := s.frame()
 	if err != nil {
 		return err
@@ -251,7 +256,7 @@ func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 			return fmt.Errorf("converting a picture: %w", err)
 		}
 	}
-	dst.PTS, dst.Duration = pts, duration
+	dst.PTS, dst.Duration = s.cut.frameTime(pts, duration)
 	dst.KeyFrame = p.KeyFrame
 	dst.SideData = av.SideData(f)
 	s.pending = append(s.pending, Unit{Frame: dst})

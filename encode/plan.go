@@ -345,7 +345,7 @@ func (l *Layout) keepsHDR10Plus() bool {
 }
 
 func (l *Layout) describeOutput(m *av.Media) {
-	l.Output = media.Info{Container: l.Muxer, Duration: m.Info.Duration}
+	l.Output = media.Info{Container: l.Muxer, Duration: m.Duration()}
 	if l.container.chapters {
 		l.Output.Chapters = len(m.Chapters)
 	}

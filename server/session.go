@@ -18,7 +18,6 @@ import (
 	"upscaler/decode"
 	"upscaler/encode"
 	upscalev1 "upscaler/gen/upscale/v1"
-	"upscaler/internal/av"
 	"upscaler/internal/frame"
 	"upscaler/internal/notice"
 	"upscaler/server/pipeline"
@@ -100,6 +99,10 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 	if err != nil {
 		return nil, err
 	}
+	part, err := partOf(s.start)
+	if err != nil {
+		return nil, err
+	}
 	p := &prepared{}
 	// The model first: a name that does not exist should not cost the client an upload.
 	if p.engine, err = srv.cfg.Scheduler.Open(ctx, spec); err != nil {
@@ -113,6 +116,7 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 		Threads:     srv.cfg.CodecThreads,
 		Spool:       func() (decode.Spool, error) { return decode.NewSpool(srv.cfg.SpoolDir, srv.limits.MaxSpool) },
 		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
+		Part:        part,
 	})
 	if err != nil {
 		p.close()
@@ -193,10 +197,14 @@ func (s *session) watch(ctx context.Context, send func(*upscalev1.Progress)) {
 			activity := s.received.Load() + s.sent.Load()
 			if job := s.job.Load(); job != nil {
 				if meter == nil {
-					meter = newMeter(s.expected.Load(), s.start.GetInput().GetSize())
+					size := s.start.GetInput().GetSize()
+					if s.start.GetStartTime() != nil || s.start.GetDuration() != nil {
+						size = 0 // how much of the file a part takes is not known
+					}
+					meter = newMeter(s.expected.Load(), size)
 				}
 				pr := job.Progress()
-				activity += pr.Decoded + pr.Encoded
+				activity += pr.Skipped + pr.Decoded + pr.Encoded
 				send(meter.progress(now, pr))
 			}
 			if activity != last {
@@ -303,12 +311,3 @@ func (w *chunkWriter) WriteAt(p []byte, off int64) (int, error) {
 }
 
 var _ encode.Output = (*chunkWriter)(nil)
-
-// estimatedFrames is how many frames the input should hold: as its header says, else by its duration.
-func estimatedFrames(m *av.Media) uint64 {
-	v := m.Info.Streams[m.VideoIndex].Video
-	if v == nil {
-		return 0
-	}
-	return v.Frames
-}

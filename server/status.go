@@ -92,6 +92,8 @@ func inputStatus(input *decode.InputError, err error) error {
 	switch input.Kind {
 	case decode.Damaged:
 		return newStatus(codes.DataLoss, "INPUT_DAMAGED", err.Error())
+	case decode.OutsidePart:
+		return newStatus(codes.InvalidArgument, "PART", err.Error(), badField("start.start_time", err.Error()))
 	default:
 		reason := "INPUT_" + strings.ReplaceAll(strings.ToUpper(input.Kind.String()), " ", "_")
 		return newStatus(codes.InvalidArgument, reason, err.Error(), badField("chunk", err.Error()))

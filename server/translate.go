@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"upscaler/decode"
 	"upscaler/encode"
 	upscalev1 "upscaler/gen/upscale/v1"
 	"upscaler/internal/media"
@@ -66,6 +67,17 @@ func encodeOptions(start *upscalev1.Start) (encode.Options, error) {
 	return o, nil
 }
 
+// partOf reads which part of the video is asked for.
+func partOf(start *upscalev1.Start) (decode.Part, error) {
+	if d := start.GetStartTime(); d != nil && (d.CheckValid() != nil || d.AsDuration() < 0) {
+		return decode.Part{}, &protocolError{"start.start_time", "the start of the part is not a time from zero on"}
+	}
+	if d := start.GetDuration(); d != nil && (d.CheckValid() != nil || d.AsDuration() <= 0) {
+		return decode.Part{}, &protocolError{"start.duration", "the duration of the part is not a time above zero"}
+	}
+	return decode.Part{Start: start.GetStartTime().AsDuration(), Duration: start.GetDuration().AsDuration()}, nil
+}
+
 // describe makes the Accepted of a prepared job.
 func (s *session) describe(p *prepared) *upscalev1.Accepted {
 	model, device := p.engine.Model(), p.engine.Device()
@@ -81,7 +93,7 @@ func (s *session) describe(p *prepared) *upscalev1.Accepted {
 	if p.plan.CRF >= 0 {
 		settings.Output.Crf = proto.Uint32(uint32(p.plan.CRF))
 	}
-	frames := estimatedFrames(p.source.Media())
+	frames := p.source.Media().Frames()
 	a := &upscalev1.Accepted{
 		JobId: s.id, Settings: settings,
 		Input: infoMessage(p.plan.Input), Output: infoMessage(p.plan.Output),

@@ -48,7 +48,7 @@ func finalLine(t *task, r *result) string {
 	line += fmt.Sprintf("%s, %s in %s", plural(s.GetFramesEncoded(), "frame"), formatSize(r.size), formatDuration(r.elapsed))
 	if seconds := r.elapsed.Seconds(); seconds > 0 {
 		line += fmt.Sprintf(" (%.1f fps", float64(s.GetFramesEncoded())/seconds)
-		if d := r.accepted.GetInput().GetDuration().AsDuration(); d > 0 {
+		if d := r.accepted.GetOutput().GetDuration().AsDuration(); d > 0 {
 			line += fmt.Sprintf(", %s real time", formatFactor(d.Seconds()/seconds))
 		}
 		line += ")"

@@ -2,13 +2,16 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"upscaler/client"
 	upscalev1 "upscaler/gen/upscale/v1"
@@ -119,6 +122,56 @@ func parseBitrate(s string) (uint64, error) {
 	return uint64(v), nil
 }
 
+// span is a flag that is a time within a video: seconds (90, 1.5), minutes and hours (1:30, 1:02:03), or with units (90s, 1m30s).
+type span time.Duration
+
+// String implements pflag.Value.
+func (s *span) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return time.Duration(*s).String()
+}
+
+// Type implements pflag.Value.
+func (s *span) Type() string { return "time" }
+
+// Set implements pflag.Value.
+func (s *span) Set(text string) error {
+	d, err := parseSpan(text)
+	*s = span(d)
+	return err
+}
+
+// maxSpan is longer than any video and keeps the arithmetic exact.
+const maxSpan = 10_000 * time.Hour
+
+func parseSpan(text string) (time.Duration, error) {
+	wrong := errors.New("must be a time such as 90, 1:30, 1:02:03.5 or 90s")
+	var total time.Duration
+	if d, err := time.ParseDuration(text); err == nil {
+		total = d
+	} else {
+		fields := strings.Split(text, ":")
+		if len(fields) > 3 {
+			return 0, wrong
+		}
+		for i, field := range fields {
+			last := i == len(fields)-1
+			v, err := strconv.ParseFloat(field, 64)
+			if err != nil || strings.Trim(field, "0123456789.") != "" || !last && strings.Contains(field, ".") ||
+				i > 0 && v >= 60 || v > maxSpan.Seconds() {
+				return 0, wrong
+			}
+			total = 60*total + time.Duration(math.Round(v*1e9))
+		}
+	}
+	if total < 0 || total > maxSpan {
+		return 0, wrong
+	}
+	return total, nil
+}
+
 // settings are the flags that describe a job, shared by upscale and probe.
 type settings struct {
 	scale       uint32
@@ -133,6 +186,8 @@ type settings struct {
 	bitrate     bitrate
 	options     []string
 	strict      bool
+	from        span
+	length      span
 
 	command *cobra.Command
 }
@@ -152,6 +207,8 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&s.options, "encoder-option", nil, "a further option of the encoder, `NAME=VALUE`; may be repeated")
 	addChoice(cmd, "deinterlace", "auto", deinterlaces, &s.deinterlace, "what happens to interlaced video")
 	f.BoolVar(&s.strict, "strict", false, "fail when a stream cannot be kept, instead of a notice")
+	f.Var(&s.from, "start", "upscale only from this time on: 90, 1:30 or 90s")
+	f.Var(&s.length, "duration", "upscale only this much: 90, 1:30 or 90s")
 	cmd.MarkFlagsMutuallyExclusive("crf", "bitrate")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(client.Extensions(), cobra.ShellCompDirectiveNoFileComp))
 }
@@ -165,6 +222,9 @@ func (s *settings) check() error {
 		if _, ok := client.ContainerOf("." + s.format); !ok {
 			return usagef("--format must be one of %s", strings.Join(client.Extensions(), ", "))
 		}
+	}
+	if s.command.Flags().Changed("duration") && s.length == 0 {
+		return usagef("--duration must be longer than nothing")
 	}
 	_, err := s.encoderOptions()
 	return err
@@ -223,6 +283,12 @@ func (s *settings) start(name string, size int64, container upscalev1.Container)
 	}
 	if s.command.Flags().Changed("crf") {
 		start.Output.Crf = &s.crf
+	}
+	if s.from > 0 {
+		start.StartTime = durationpb.New(time.Duration(s.from))
+	}
+	if s.length > 0 {
+		start.Duration = durationpb.New(time.Duration(s.length))
 	}
 	return start
 }

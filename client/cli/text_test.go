@@ -100,6 +100,41 @@ func FuzzParseBitrate(f *testing.F) {
 	})
 }
 
+// spans are what parseSpan makes of what people write; -1 is a refusal. FuzzParseSpan begins from them.
+var spans = map[string]time.Duration{
+	"0": 0, "90": 90 * time.Second, "1.5": 1500 * time.Millisecond, ".5": 500 * time.Millisecond, "1:30": 90 * time.Second, "90s": 90 * time.Second,
+	"1m30s": 90 * time.Second, "0:00.04": 40 * time.Millisecond, "1:02:03.5": time.Hour + 2*time.Minute + 3500*time.Millisecond,
+	"100:00:00": 100 * time.Hour, "500ms": 500 * time.Millisecond,
+	"": -1, "-5": -1, "-5s": -1, "noon": -1, "1:60": -1, "1:2:3:4": -1, "1.5:00": -1, ":30": -1, "1:": -1, "1e3": -1, "NaN": -1, "+5": -1,
+	"99999999999": -1, "9999999h": -1, "1 30": -1,
+}
+
+func TestParseSpan(t *testing.T) {
+	for text, want := range spans {
+		got, err := parseSpan(text)
+		if (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("parseSpan(%q) = %v, %v, want %v", text, got, err, want)
+		}
+	}
+}
+
+func FuzzParseSpan(f *testing.F) {
+	for text := range spans {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := parseSpan(text)
+		if got < 0 || got > maxSpan || err != nil && got != 0 {
+			t.Fatalf("parseSpan(%q) = %v, %v", text, got, err)
+		}
+		if err == nil {
+			if again, err := parseSpan(got.String()); again != got || err != nil {
+				t.Errorf("%q is %v, and that again %v, %v", text, got, again, err)
+			}
+		}
+	})
+}
+
 func FuzzPrintable(f *testing.F) {
 	f.Add("plain")
 	f.Add("\x1b]0;title\x07")

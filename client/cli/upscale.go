@@ -39,6 +39,7 @@ A - as INPUT is standard input; as --output it is standard output.`,
   sr-client upscale in.mkv -o out.mkv --scale 4 --server gpu-box:50051
   sr-client upscale *.mp4 holiday/ -o upscaled/
   sr-client upscale in.ts --codec hevc --crf 20 --preset slow -o out.mp4
+  sr-client upscale film.mkv --start 1:02:30 --duration 10 -o sample.mkv
   ffmpeg -i rtmp://camera/live -c copy -f matroska - | sr-client upscale - | mpv -`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -2,6 +2,7 @@ package av
 
 import (
 	"math"
+	"time"
 
 	"upscaler/internal/frame"
 	"upscaler/internal/media"
@@ -21,6 +22,9 @@ type Media struct {
 	Programs []Program
 	Metadata []KeyValue // of the whole file
 
+	// Part is what is worked on of the input, nil for all of it. Info, Streams' durations aside, still describes the whole.
+	Part *Part
+
 	DurationGuessed bool // Info.Duration and the streams' are estimates from bit rate and size
 
 	VideoIndex    int            // the stream that is decoded; all others arrive as packets
@@ -35,6 +39,31 @@ type Media struct {
 	// Side data of the first frame: mastering display, content light level and other static metadata that an encoder wants
 	// before it starts. Each frame's own side data is in frame.Frame.SideData.
 	FirstSideData []frame.SideData
+}
+
+// Part is a span of an input.
+type Part struct {
+	Duration time.Duration // 0 when unknown
+	Frames   uint64        // 0 when unknown
+}
+
+// Duration returns how long what is worked on is, 0 when unknown.
+func (m *Media) Duration() time.Duration {
+	if m.Part != nil {
+		return m.Part.Duration
+	}
+	return m.Info.Duration
+}
+
+// Frames returns how many pictures what is worked on should hold, 0 when unknown.
+func (m *Media) Frames() uint64 {
+	if m.Part != nil {
+		return m.Part.Frames
+	}
+	if v := m.Info.Streams[m.VideoIndex].Video; v != nil {
+		return v.Frames
+	}
+	return 0
 }
 
 // Free frees the C copies. The streams' Params must not be used afterwards; a second call does nothing.

@@ -61,6 +61,7 @@ type Job struct {
 
 // Progress is a snapshot of a running job.
 type Progress struct {
+	Skipped  uint64        // frames decoded that lie outside of the part asked for
 	Decoded  uint64        // frames the decoder returned
 	Encoded  uint64        // frames given to the encoder
 	Position time.Duration // presentation time of the last encoded frame, from the first one
@@ -76,6 +77,7 @@ type Stages struct{ Decode, Upscale, Encode time.Duration }
 func (j *Job) Progress() Progress {
 	src, sink := j.Source.Stats(), j.Sink.Stats()
 	return Progress{
+		Skipped:  src.Skipped,
 		Decoded:  j.decoded.Load(),
 		Encoded:  j.encoded.Load(),
 		Position: time.Duration(j.position.Load()),

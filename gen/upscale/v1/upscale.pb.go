@@ -865,8 +865,14 @@ type Start struct {
 	Input  *Input  `protobuf:"bytes,4,opt,name=input,proto3" json:"input,omitempty"`
 	Output *Output `protobuf:"bytes,5,opt,name=output,proto3" json:"output,omitempty"`
 	// Fail with FAILED_PRECONDITION instead of a notice when a stream of the input cannot be kept.
-	Strict        bool        `protobuf:"varint,6,opt,name=strict,proto3" json:"strict,omitempty"`
-	Deinterlace   Deinterlace `protobuf:"varint,7,opt,name=deinterlace,proto3,enum=upscale.v1.Deinterlace" json:"deinterlace,omitempty"`
+	Strict      bool        `protobuf:"varint,6,opt,name=strict,proto3" json:"strict,omitempty"`
+	Deinterlace Deinterlace `protobuf:"varint,7,opt,name=deinterlace,proto3,enum=upscale.v1.Deinterlace" json:"deinterlace,omitempty"`
+	// Where the part to upscale begins, counted from the first picture; unset means at the beginning. What lies before it is
+	// sent and decoded all the same. The output's time begins at zero.
+	StartTime *durationpb.Duration `protobuf:"bytes,8,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// How long the part to upscale is; unset means to the end. The server ends the job once it has the part, which may be
+	// long before the client has sent everything.
+	Duration      *durationpb.Duration `protobuf:"bytes,9,opt,name=duration,proto3" json:"duration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -948,6 +954,20 @@ func (x *Start) GetDeinterlace() Deinterlace {
 		return x.Deinterlace
 	}
 	return Deinterlace_DEINTERLACE_UNSPECIFIED
+}
+
+func (x *Start) GetStartTime() *durationpb.Duration {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Start) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
 }
 
 // Input is what the client knows of the video it sends. Nothing here is trusted.
@@ -1123,7 +1143,8 @@ type Accepted struct {
 	Input    *MediaInfo `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
 	Output   *MediaInfo `protobuf:"bytes,4,opt,name=output,proto3" json:"output,omitempty"`
 	Model    *Model     `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
-	// Frames the input is expected to hold, by its header or its duration and frame rate; 0 when it does not say.
+	// Frames to upscale: those the input, or the part asked for, is expected to hold by its header or its duration and frame
+	// rate; 0 when it does not say.
 	EstimatedFrames uint64 `protobuf:"varint,6,opt,name=estimated_frames,json=estimatedFrames,proto3" json:"estimated_frames,omitempty"`
 	// Wall time the job is expected to take on an idle server, from measured speed; unset when not known.
 	EstimatedTime *durationpb.Duration `protobuf:"bytes,7,opt,name=estimated_time,json=estimatedTime,proto3" json:"estimated_time,omitempty"`
@@ -2350,7 +2371,7 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\anotices\x18\x02 \x03(\v2\x12.upscale.v1.NoticeR\anotices\"3\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\x87\x02\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\xf8\x02\n" +
 	"\x05Start\x12\x14\n" +
 	"\x05scale\x18\x01 \x01(\rR\x05scale\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12*\n" +
@@ -2358,7 +2379,10 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\x05input\x18\x04 \x01(\v2\x11.upscale.v1.InputR\x05input\x12*\n" +
 	"\x06output\x18\x05 \x01(\v2\x12.upscale.v1.OutputR\x06output\x12\x16\n" +
 	"\x06strict\x18\x06 \x01(\bR\x06strict\x129\n" +
-	"\vdeinterlace\x18\a \x01(\x0e2\x17.upscale.v1.DeinterlaceR\vdeinterlace\"/\n" +
+	"\vdeinterlace\x18\a \x01(\x0e2\x17.upscale.v1.DeinterlaceR\vdeinterlace\x128\n" +
+	"\n" +
+	"start_time\x18\b \x01(\v2\x19.google.protobuf.DurationR\tstartTime\x125\n" +
+	"\bduration\x18\t \x01(\v2\x19.google.protobuf.DurationR\bduration\"/\n" +
 	"\x05Input\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\"\x80\x03\n" +
@@ -2605,48 +2629,50 @@ var file_upscale_v1_upscale_proto_depIdxs = []int32{
 	13, // 12: upscale.v1.Start.input:type_name -> upscale.v1.Input
 	14, // 13: upscale.v1.Start.output:type_name -> upscale.v1.Output
 	3,  // 14: upscale.v1.Start.deinterlace:type_name -> upscale.v1.Deinterlace
-	0,  // 15: upscale.v1.Output.container:type_name -> upscale.v1.Container
-	1,  // 16: upscale.v1.Output.codec:type_name -> upscale.v1.VideoCodec
-	30, // 17: upscale.v1.Output.encoder_options:type_name -> upscale.v1.Output.EncoderOptionsEntry
-	12, // 18: upscale.v1.Accepted.settings:type_name -> upscale.v1.Start
-	16, // 19: upscale.v1.Accepted.input:type_name -> upscale.v1.MediaInfo
-	16, // 20: upscale.v1.Accepted.output:type_name -> upscale.v1.MediaInfo
-	27, // 21: upscale.v1.Accepted.model:type_name -> upscale.v1.Model
-	31, // 22: upscale.v1.Accepted.estimated_time:type_name -> google.protobuf.Duration
-	2,  // 23: upscale.v1.Accepted.device:type_name -> upscale.v1.Device
-	31, // 24: upscale.v1.MediaInfo.duration:type_name -> google.protobuf.Duration
-	17, // 25: upscale.v1.MediaInfo.streams:type_name -> upscale.v1.StreamInfo
-	4,  // 26: upscale.v1.StreamInfo.kind:type_name -> upscale.v1.StreamKind
-	5,  // 27: upscale.v1.StreamInfo.action:type_name -> upscale.v1.StreamAction
-	18, // 28: upscale.v1.StreamInfo.video:type_name -> upscale.v1.VideoInfo
-	19, // 29: upscale.v1.StreamInfo.audio:type_name -> upscale.v1.AudioInfo
-	20, // 30: upscale.v1.VideoInfo.frame_rate:type_name -> upscale.v1.Rational
-	20, // 31: upscale.v1.VideoInfo.sample_aspect_ratio:type_name -> upscale.v1.Rational
-	20, // 32: upscale.v1.VideoInfo.time_base:type_name -> upscale.v1.Rational
-	31, // 33: upscale.v1.Progress.position:type_name -> google.protobuf.Duration
-	31, // 34: upscale.v1.Progress.eta:type_name -> google.protobuf.Duration
-	22, // 35: upscale.v1.Progress.stages:type_name -> upscale.v1.StageTimes
-	31, // 36: upscale.v1.StageTimes.decode:type_name -> google.protobuf.Duration
-	31, // 37: upscale.v1.StageTimes.upscale:type_name -> google.protobuf.Duration
-	31, // 38: upscale.v1.StageTimes.encode:type_name -> google.protobuf.Duration
-	6,  // 39: upscale.v1.Notice.code:type_name -> upscale.v1.NoticeCode
-	31, // 40: upscale.v1.Summary.elapsed:type_name -> google.protobuf.Duration
-	22, // 41: upscale.v1.Summary.stages:type_name -> upscale.v1.StageTimes
-	27, // 42: upscale.v1.ListModelsResponse.models:type_name -> upscale.v1.Model
-	2,  // 43: upscale.v1.GetServerInfoResponse.devices:type_name -> upscale.v1.Device
-	7,  // 44: upscale.v1.UpscaleService.Upscale:input_type -> upscale.v1.UpscaleRequest
-	9,  // 45: upscale.v1.UpscaleService.Probe:input_type -> upscale.v1.ProbeRequest
-	25, // 46: upscale.v1.UpscaleService.ListModels:input_type -> upscale.v1.ListModelsRequest
-	28, // 47: upscale.v1.UpscaleService.GetServerInfo:input_type -> upscale.v1.GetServerInfoRequest
-	8,  // 48: upscale.v1.UpscaleService.Upscale:output_type -> upscale.v1.UpscaleResponse
-	10, // 49: upscale.v1.UpscaleService.Probe:output_type -> upscale.v1.ProbeResponse
-	26, // 50: upscale.v1.UpscaleService.ListModels:output_type -> upscale.v1.ListModelsResponse
-	29, // 51: upscale.v1.UpscaleService.GetServerInfo:output_type -> upscale.v1.GetServerInfoResponse
-	48, // [48:52] is the sub-list for method output_type
-	44, // [44:48] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	31, // 15: upscale.v1.Start.start_time:type_name -> google.protobuf.Duration
+	31, // 16: upscale.v1.Start.duration:type_name -> google.protobuf.Duration
+	0,  // 17: upscale.v1.Output.container:type_name -> upscale.v1.Container
+	1,  // 18: upscale.v1.Output.codec:type_name -> upscale.v1.VideoCodec
+	30, // 19: upscale.v1.Output.encoder_options:type_name -> upscale.v1.Output.EncoderOptionsEntry
+	12, // 20: upscale.v1.Accepted.settings:type_name -> upscale.v1.Start
+	16, // 21: upscale.v1.Accepted.input:type_name -> upscale.v1.MediaInfo
+	16, // 22: upscale.v1.Accepted.output:type_name -> upscale.v1.MediaInfo
+	27, // 23: upscale.v1.Accepted.model:type_name -> upscale.v1.Model
+	31, // 24: upscale.v1.Accepted.estimated_time:type_name -> google.protobuf.Duration
+	2,  // 25: upscale.v1.Accepted.device:type_name -> upscale.v1.Device
+	31, // 26: upscale.v1.MediaInfo.duration:type_name -> google.protobuf.Duration
+	17, // 27: upscale.v1.MediaInfo.streams:type_name -> upscale.v1.StreamInfo
+	4,  // 28: upscale.v1.StreamInfo.kind:type_name -> upscale.v1.StreamKind
+	5,  // 29: upscale.v1.StreamInfo.action:type_name -> upscale.v1.StreamAction
+	18, // 30: upscale.v1.StreamInfo.video:type_name -> upscale.v1.VideoInfo
+	19, // 31: upscale.v1.StreamInfo.audio:type_name -> upscale.v1.AudioInfo
+	20, // 32: upscale.v1.VideoInfo.frame_rate:type_name -> upscale.v1.Rational
+	20, // 33: upscale.v1.VideoInfo.sample_aspect_ratio:type_name -> upscale.v1.Rational
+	20, // 34: upscale.v1.VideoInfo.time_base:type_name -> upscale.v1.Rational
+	31, // 35: upscale.v1.Progress.position:type_name -> google.protobuf.Duration
+	31, // 36: upscale.v1.Progress.eta:type_name -> google.protobuf.Duration
+	22, // 37: upscale.v1.Progress.stages:type_name -> upscale.v1.StageTimes
+	31, // 38: upscale.v1.StageTimes.decode:type_name -> google.protobuf.Duration
+	31, // 39: upscale.v1.StageTimes.upscale:type_name -> google.protobuf.Duration
+	31, // 40: upscale.v1.StageTimes.encode:type_name -> google.protobuf.Duration
+	6,  // 41: upscale.v1.Notice.code:type_name -> upscale.v1.NoticeCode
+	31, // 42: upscale.v1.Summary.elapsed:type_name -> google.protobuf.Duration
+	22, // 43: upscale.v1.Summary.stages:type_name -> upscale.v1.StageTimes
+	27, // 44: upscale.v1.ListModelsResponse.models:type_name -> upscale.v1.Model
+	2,  // 45: upscale.v1.GetServerInfoResponse.devices:type_name -> upscale.v1.Device
+	7,  // 46: upscale.v1.UpscaleService.Upscale:input_type -> upscale.v1.UpscaleRequest
+	9,  // 47: upscale.v1.UpscaleService.Probe:input_type -> upscale.v1.ProbeRequest
+	25, // 48: upscale.v1.UpscaleService.ListModels:input_type -> upscale.v1.ListModelsRequest
+	28, // 49: upscale.v1.UpscaleService.GetServerInfo:input_type -> upscale.v1.GetServerInfoRequest
+	8,  // 50: upscale.v1.UpscaleService.Upscale:output_type -> upscale.v1.UpscaleResponse
+	10, // 51: upscale.v1.UpscaleService.Probe:output_type -> upscale.v1.ProbeResponse
+	26, // 52: upscale.v1.UpscaleService.ListModels:output_type -> upscale.v1.ListModelsResponse
+	29, // 53: upscale.v1.UpscaleService.GetServerInfo:output_type -> upscale.v1.GetServerInfoResponse
+	50, // [50:54] is the sub-list for method output_type
+	46, // [46:50] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_upscale_v1_upscale_proto_init() }
