@@ -63,27 +63,42 @@ INLINE void multiply_add(__m256i sums[PIXELS][2], const int16_t *in, size_t step
 	}
 }
 
-// widen copies n channels of `pixels` pixels, `stride` bytes apart, to 16-bit values `step` values apart. It may write up to
-// 15 values more a pixel, so channels that lie after these must be written after them.
-static void widen(int16_t *out, int step, const uint8_t *in, int stride, int n, int pixels) {
-	if (n == 1 && stride == 1 && step == 1) {
-		for (int x = 0; x < pixels; x += 16) {
-			_mm256_storeu_si256((__m256i *)(out + x), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(in + x))));
-		}
-		return;
-	}
+// widen_channels copies n channels, a multiple of 4, of each pixel.
+INLINE void widen_channels(int16_t *out, int step, const uint8_t *in, int stride, int n, int pixels) {
 	for (int x = 0; x < pixels; x++, in += stride, out += step) {
 		int c = 0;
 		for (; c + 16 <= n; c += 16) {
 			_mm256_storeu_si256((__m256i *)(out + c), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(in + c))));
+		}
+		for (; c + 8 <= n; c += 8) {
+			_mm_storeu_si128((__m128i *)(out + c), _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(in + c))));
 		}
 		for (; c + 4 <= n; c += 4) {
 			int32_t four;
 			memcpy(&four, in + c, 4);
 			_mm_storel_epi64((__m128i *)(out + c), _mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
 		}
-		for (; c < n; c++) {
-			out[c] = in[c];
+	}
+}
+
+// widen copies n channels of `pixels` pixels, `stride` bytes apart, to 16-bit values `step` values apart. It may write up to
+// 15 values more after the last pixel.
+static void widen(int16_t *out, int step, const uint8_t *in, int stride, int n, int pixels) {
+	if (n == 1 && stride == 1 && step == 1) {
+		for (int x = 0; x < pixels; x += 16) {
+			_mm256_storeu_si256((__m256i *)(out + x), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(in + x))));
+		}
+	} else if (n == 4) {
+		widen_channels(out, step, in, stride, 4, pixels);
+	} else if (n == 16) {
+		widen_channels(out, step, in, stride, 16, pixels);
+	} else if (n % 4 == 0) {
+		widen_channels(out, step, in, stride, n, pixels);
+	} else {
+		for (int x = 0; x < pixels; x++) {
+			for (int c = 0; c < n; c++) {
+				out[(size_t)x * step + c] = in[(size_t)x * stride + c];
+			}
 		}
 	}
 }
@@ -133,39 +148,40 @@ static void direct(const nat_op *op, const nat_work *w) {
 
 INLINE __m256i load16(const uint8_t *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 
-// transform_column computes B^T d for one column of 4 pixels, 16 channels.
-INLINE void transform_column(__m256i t[4], const uint8_t *const *rows, ptrdiff_t at) {
-	__m256i d0 = load16(rows[0] + at), d1 = load16(rows[1] + at), d2 = load16(rows[2] + at), d3 = load16(rows[3] + at);
-	t[0] = _mm256_sub_epi16(d0, d2);
-	t[1] = _mm256_add_epi16(d1, d2);
-	t[2] = _mm256_sub_epi16(d2, d1);
-	t[3] = _mm256_sub_epi16(d1, d3);
+// transform_rows computes one row of B^T d B for PIXELS tiles that begin two columns apart at `p` and `q`: the row's values are
+// p + q or p - q, 16 channels of each of the columns. out: column of the transform, tile, channel.
+INLINE void transform_rows(int16_t *out, int channels, const uint8_t *p, const uint8_t *q, ptrdiff_t stride, int plus) {
+#define COLUMN(x) \
+	(plus ? _mm256_add_epi16(load16(p + (x)), load16(q + (x))) : _mm256_sub_epi16(load16(p + (x)), load16(q + (x))))
+	size_t position = (size_t)PIXELS * channels;
+	int16_t *out1 = out + position, *out2 = out + 2 * position, *out3 = out + 3 * position;
+	__m256i a = COLUMN(0), b = COLUMN(stride);
+#pragma GCC unroll 6
+	for (int i = 0; i < PIXELS; i++) {
+		p += 2 * stride;
+		q += 2 * stride;
+		__m256i d = COLUMN(0), e = COLUMN(stride);
+		_mm256_store_si256((__m256i *)(out + (size_t)i * channels), _mm256_sub_epi16(a, d));
+		_mm256_store_si256((__m256i *)(out1 + (size_t)i * channels), _mm256_add_epi16(b, d));
+		_mm256_store_si256((__m256i *)(out2 + (size_t)i * channels), _mm256_sub_epi16(d, b));
+		_mm256_store_si256((__m256i *)(out3 + (size_t)i * channels), _mm256_sub_epi16(b, e));
+		a = d;
+		b = e;
+	}
+#undef COLUMN
 }
 
 // transform_input computes B^T d B for PIXELS tiles of 4x4 pixels that begin at column x - 1, two columns apart. tiles:
 // position, tile, channel.
-static void transform_input(int16_t *tiles, int channels, const uint8_t *const *rows, int stride, int x) {
-	size_t position = (size_t)PIXELS * channels;
+INLINE void transform_input(int16_t *tiles, int channels, const uint8_t *const *rows, ptrdiff_t stride, int x) {
+	size_t row = (size_t)4 * PIXELS * channels;
 	for (int c = 0; c < channels; c += 16) {
-		ptrdiff_t at = (ptrdiff_t)(x - 1) * stride + c;
-		__m256i a[4], b[4], d[4], e[4];
-		transform_column(a, rows, at);
-		transform_column(b, rows, at + stride);
-		for (int i = 0; i < PIXELS; i++) {
-			at += 2 * stride;
-			transform_column(d, rows, at);
-			transform_column(e, rows, at + stride);
-			int16_t *out = tiles + (size_t)i * channels + c;
-#pragma GCC unroll 4
-			for (int r = 0; r < 4; r++) {
-				_mm256_store_si256((__m256i *)(out + (4 * r + 0) * position), _mm256_sub_epi16(a[r], d[r]));
-				_mm256_store_si256((__m256i *)(out + (4 * r + 1) * position), _mm256_add_epi16(b[r], d[r]));
-				_mm256_store_si256((__m256i *)(out + (4 * r + 2) * position), _mm256_sub_epi16(d[r], b[r]));
-				_mm256_store_si256((__m256i *)(out + (4 * r + 3) * position), _mm256_sub_epi16(b[r], e[r]));
-				a[r] = d[r];
-				b[r] = e[r];
-			}
-		}
+		ptrdiff_t at = (x - 1) * stride + c;
+		const uint8_t *d0 = rows[0] + at, *d1 = rows[1] + at, *d2 = rows[2] + at, *d3 = rows[3] + at;
+		transform_rows(tiles + c, channels, d0, d2, stride, 0);
+		transform_rows(tiles + c + row, channels, d1, d2, stride, 1);
+		transform_rows(tiles + c + 2 * row, channels, d2, d1, stride, 0);
+		transform_rows(tiles + c + 3 * row, channels, d1, d3, stride, 0);
 	}
 }
 
@@ -187,8 +203,9 @@ INLINE void transform_output(__m256i out[2][2], const int32_t *m) {
 	}
 }
 
-INLINE void winograd_group(const nat_op *op, const nat_work *w, const int16_t *tiles, int32_t *products, int x, int c, int vectors) {
-	int channels = padded_cin(op), n = op->cin / 2;
+INLINE void winograd_group(const nat_op *op, const nat_work *w, const int16_t *tiles, int32_t *products, int channels, int x, int c,
+	int vectors) {
+	int n = op->cin / 2;
 	const int16_t *weights = op->winograd + (size_t)c / NAT_LANES * POSITIONS * n * 32;
 	for (int p = 0; p < POSITIONS; p++) {
 		__m256i sums[PIXELS][2];
@@ -224,9 +241,7 @@ INLINE void winograd_group(const nat_op *op, const nat_work *w, const int16_t *t
 	}
 }
 
-// winograd computes two rows, a block of tiles of 2x2 pixels at a time. The sums are four times the true ones; mul4 knows.
-static void winograd(const nat_op *op, const nat_work *w) {
-	int channels = padded_cin(op);
+INLINE void winograd_rows(const nat_op *op, const nat_work *w, int channels) {
 	int16_t *tiles = w->scratch;
 	int32_t *products = (int32_t *)(tiles + (size_t)POSITIONS * PIXELS * channels);
 	const uint8_t *rows[4] = {w->row[0][0], w->row[0][1], w->row[0][2], w->row[1][2]};
@@ -234,11 +249,20 @@ static void winograd(const nat_op *op, const nat_work *w) {
 		transform_input(tiles, channels, rows, op->source_stride[0], x);
 		for (int c = 0; c < op->cpad; c += NAT_LANES) {
 			if (op->cout - c <= 8) {
-				winograd_group(op, w, tiles, products, x, c, 1);
+				winograd_group(op, w, tiles, products, channels, x, c, 1);
 			} else {
-				winograd_group(op, w, tiles, products, x, c, 2);
+				winograd_group(op, w, tiles, products, channels, x, c, 2);
 			}
 		}
+	}
+}
+
+// winograd computes two rows, a block of tiles of 2x2 pixels at a time. The sums are four times the true ones; mul4 knows.
+static void winograd(const nat_op *op, const nat_work *w) {
+	if (padded_cin(op) == 16) { // the smallest tier: distances known when this is compiled
+		winograd_rows(op, w, 16);
+	} else {
+		winograd_rows(op, w, padded_cin(op));
 	}
 }
 

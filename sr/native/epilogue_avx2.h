@@ -34,33 +34,35 @@ INLINE __m256 load_bytes_ps(const uint8_t *p) {
 	return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-// finish2_slow does residual and tables; f are the products of sum and mul.
-__attribute__((noinline)) static void finish2_slow(const nat_op *op, const nat_work *w, int line, int x, int c, __m256 f[4]) {
-	__m256 zero = _mm256_set1_ps((float)op->zero), lo = _mm256_set1_ps((float)op->lo), none = _mm256_setzero_ps();
-	for (int i = 0; i < 4; i++) {
-		f[i] = clamp_ps(_mm256_add_ps(round_ps(f[i]), zero), lo);
-	}
+// finish2_slow does residual and tables; the vectors are the products of sum and mul.
+__attribute__((noinline)) static void finish2_slow(const nat_op *op, const nat_work *w, int line, int x, int c, __m256 a0, __m256 a1,
+	__m256 b0, __m256 b1) {
+	const __m256 zero = _mm256_set1_ps((float)op->zero), lo = _mm256_set1_ps((float)op->lo), none = _mm256_setzero_ps();
+	a0 = clamp_ps(_mm256_add_ps(round_ps(a0), zero), lo);
+	a1 = clamp_ps(_mm256_add_ps(round_ps(a1), zero), lo);
+	b0 = clamp_ps(_mm256_add_ps(round_ps(b0), zero), lo);
+	b1 = clamp_ps(_mm256_add_ps(round_ps(b1), zero), lo);
 	if (op->residual >= 0) {
-		const uint8_t *r = w->residual[line] + (ptrdiff_t)x * op->residual_stride + c;
-		__m256 add_q = _mm256_set1_ps(op->add_q), add_r = _mm256_set1_ps(op->add_r), add_c = _mm256_set1_ps(op->add_c);
-		for (int i = 0; i < 4; i++) {
-			__m256 v = load_bytes_ps(r + (i >> 1) * op->residual_stride + (i & 1) * 8);
-			v = round_ps(_mm256_fmadd_ps(f[i], add_q, _mm256_fmadd_ps(v, add_r, add_c)));
-			f[i] = clamp_ps(v, none);
-		}
+		const uint8_t *ra = w->residual[line] + (ptrdiff_t)x * op->residual_stride + c, *rb = ra + op->residual_stride;
+		const __m256 q = _mm256_set1_ps(op->add_q), r = _mm256_set1_ps(op->add_r), d = _mm256_set1_ps(op->add_c);
+		a0 = clamp_ps(round_ps(_mm256_fmadd_ps(a0, q, _mm256_fmadd_ps(load_bytes_ps(ra), r, d))), none);
+		a1 = clamp_ps(round_ps(_mm256_fmadd_ps(a1, q, _mm256_fmadd_ps(load_bytes_ps(ra + 8), r, d))), none);
+		b0 = clamp_ps(round_ps(_mm256_fmadd_ps(b0, q, _mm256_fmadd_ps(load_bytes_ps(rb), r, d))), none);
+		b1 = clamp_ps(round_ps(_mm256_fmadd_ps(b1, q, _mm256_fmadd_ps(load_bytes_ps(rb + 8), r, d))), none);
 	}
 	for (int k = 0; k < op->copies; k++) {
 		const nat_copy *copy = &op->copy[k];
-		__m256 v[4] = {f[0], f[1], f[2], f[3]};
+		__m256 v0 = a0, v1 = a1, v2 = b0, v3 = b1;
 		for (int s = 0; s < copy->stages; s++) {
 			const float *a = copy->a + (size_t)s * op->cpad + c, *b = copy->b + (size_t)s * op->cpad + c;
-			for (int i = 0; i < 4; i++) {
-				__m256 m = _mm256_fmadd_ps(v[i], _mm256_load_ps(a + (i & 1) * 8), _mm256_load_ps(b + (i & 1) * 8));
-				v[i] = clamp_ps(round_ps(m), none);
-			}
+			__m256 m0 = _mm256_load_ps(a), m1 = _mm256_load_ps(a + 8), d0 = _mm256_load_ps(b), d1 = _mm256_load_ps(b + 8);
+			v0 = clamp_ps(round_ps(_mm256_fmadd_ps(v0, m0, d0)), none);
+			v1 = clamp_ps(round_ps(_mm256_fmadd_ps(v1, m1, d1)), none);
+			v2 = clamp_ps(round_ps(_mm256_fmadd_ps(v2, m0, d0)), none);
+			v3 = clamp_ps(round_ps(_mm256_fmadd_ps(v3, m1, d1)), none);
 		}
 		store2(w->out[line][k] + (ptrdiff_t)x * copy->stride + c, copy->stride,
-			bytes2(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]), _mm256_cvtps_epi32(v[2]), _mm256_cvtps_epi32(v[3]),
+			bytes2(_mm256_cvtps_epi32(v0), _mm256_cvtps_epi32(v1), _mm256_cvtps_epi32(v2), _mm256_cvtps_epi32(v3),
 				_mm256_setzero_si256()));
 	}
 }
@@ -83,15 +85,13 @@ INLINE void finish2(const nat_op *op, const nat_work *w, int line, int x, int c,
 		}
 		return;
 	}
-	__m256 f[4] = {
-		_mm256_mul_ps(_mm256_cvtepi32_ps(s.a0), m0), _mm256_mul_ps(_mm256_cvtepi32_ps(s.a1), m1),
-		_mm256_mul_ps(_mm256_cvtepi32_ps(s.b0), m0), _mm256_mul_ps(_mm256_cvtepi32_ps(s.b1), m1),
-	};
+	__m256 a0 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.a0), m0), a1 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.a1), m1);
+	__m256 b0 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.b0), m0), b1 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.b1), m1);
 	if (!plain(op)) {
-		finish2_slow(op, w, line, x, c, f);
+		finish2_slow(op, w, line, x, c, a0, a1, b0, b1);
 		return;
 	}
-	__m256i v = bytes2(_mm256_cvtps_epi32(f[0]), _mm256_cvtps_epi32(f[1]), _mm256_cvtps_epi32(f[2]), _mm256_cvtps_epi32(f[3]),
+	__m256i v = bytes2(_mm256_cvtps_epi32(a0), _mm256_cvtps_epi32(a1), _mm256_cvtps_epi32(b0), _mm256_cvtps_epi32(b1),
 		_mm256_set1_epi16((short)op->zero));
 	v = _mm256_max_epu8(v, _mm256_set1_epi8((char)op->lo));
 	store2(w->out[line][0] + (ptrdiff_t)x * op->copy[0].stride + c, op->copy[0].stride, v);

@@ -206,6 +206,9 @@ func TestVectorPathsEqualScalar(t *testing.T) {
 	if len(vectorPaths()) == 0 {
 		t.Skip("this CPU has no vector path")
 	}
+	for _, p := range vectorPaths() {
+		t.Log(p.name)
+	}
 	// Every width and every height from 1 on, past several blocks of every path.
 	small := loadNetwork(t, randomNetwork(rand.New(rand.NewPCG(1, 1)), 16, 1, 2))
 	t.Run("sizes", func(t *testing.T) {
