@@ -103,15 +103,19 @@ func New(cfg Config) (*Server, error) {
 // Serve answers calls on lis until ctx ends, then stops taking jobs (health says NOT_SERVING), lets the running ones finish
 // within the grace time, ends the rest, and returns nil. It returns an error only when lis fails.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
-	failed := make(chan error, 1)
-	go func() { failed <- s.grpc.Serve(lis) }()
+	served := make(chan struct{})
+	var failed error
+	go func() {
+		defer close(served)
+		failed = s.grpc.Serve(lis)
+	}()
 	select {
-	case err := <-failed:
-		return fmt.Errorf("serve %s: %w", lis.Addr(), err)
+	case <-served:
+		return fmt.Errorf("serve %s: %w", lis.Addr(), failed)
 	case <-ctx.Done():
 	}
 	s.drain()
-	_ = <-failed // Serve has returned; what it says after Stop is of no interest
+	<-served
 	return nil
 }
 
