@@ -2,8 +2,8 @@
 
     python golden.py ../models/*.onnx
 
-models/golden/input.png is luma (a corner of a Big Buck Bunny frame at half its size, CC BY 3.0 Blender Foundation), <name>.png what the model
-of that name makes of it, rounded to codes.
+models/golden/input.png is luma (a piece of a Big Buck Bunny frame at half its size, CC BY 3.0 Blender Foundation), <name>.png
+what the model of that name makes of it, rounded to codes.
 """
 import os
 import sys

@@ -149,7 +149,8 @@ class Folded:
         convs, carried = dict(self.convs), [torch.ones(1)]
         for i, l2 in enumerate(self.l2):
             if abs(float(l2.detach())) < 1e-3:
-                raise ValueError(f"l2 of block {i} is {float(l2.detach()):.1e}: too small to divide by; train on, or from another seed")
+                raise ValueError(f"l2 of block {i} is {float(l2.detach()):.1e}, too small to divide by: train on, or from "
+                                 "another seed")
             read, write = carried[-1].to(l2.device), carried[-1].to(l2.device) * l2
             weight, bias = convs[f"block{i}.conv0"]
             convs[f"block{i}.conv0"] = weight * read, bias

@@ -17,8 +17,8 @@ import train
 def folder(tmp_path_factory):
     """Three pictures: frames of the test clip, which is 854x480."""
     folder = tmp_path_factory.mktemp("pictures")
-    subprocess.run(["ffmpeg", "-loglevel", "error", "-nostdin", "-i", golden.CLIP, "-vf", "select=not(mod(n\\,24))", "-frames:v", "3",
-                    "-fps_mode", "passthrough", str(folder / "%d.png")], check=True)
+    subprocess.run(["ffmpeg", "-loglevel", "error", "-nostdin", "-i", golden.CLIP, "-vf", "select=not(mod(n\\,24))",
+                    "-frames:v", "3", "-fps_mode", "passthrough", str(folder / "%d.png")], check=True)
     return folder
 
 

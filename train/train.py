@@ -32,15 +32,15 @@ CHARBONNIER = 1e-3
 SOLVE_BATCHES, SOLVE_RIDGE = 24, 1e-6  # some 700,000 LR pixels
 
 
-def psnr(net, run, lr, hr, count=96):
-    """Returns the mean luma PSNR in dB over count held-out tiles spread over the set, scale pixels cut from each border."""
+def psnr(upscale, lr, hr, scale, count=96):
+    """Returns the mean luma PSNR in dB over count tiles spread over the set, scale pixels cut from each border."""
     index = torch.linspace(0, len(lr) - 1, min(count, len(lr))).long()
     total = 0.0
     with torch.no_grad():
         for i in index.split(16):
-            x, y, s = lr[i].float() / 255, hr[i].float() / 255, net.scale
-            error = (run(x).float() - y)[:, :, s:-s, s:-s].square().mean((1, 2, 3))
-            total += (-10 * error.log10()).sum().item()
+            x, y = lr[i].float() / 255, hr[i].float() / 255
+            error = (upscale(x).float() - y)[:, :, scale:-scale, scale:-scale].square().mean((1, 2, 3))
+            total += (-10 * error.clamp(min=1e-10).log10()).sum().item()  # 100 dB at most, for a flat tile
     return total / len(index)
 
 
@@ -54,15 +54,17 @@ def loss_of(kind, y, target):
 
 
 def start_weights(net, path):
-    """Loads weights from a checkpoint (from another scale: all but the last layer) and returns it. Exits with a sentence when the
-    checkpoint is of another tier."""
+    """Loads weights from a checkpoint (all but the last layer from another scale) and returns the checkpoint.
+
+    Exits with a sentence when it is of another tier.
+    """
     given = torch.load(path, map_location="cpu", weights_only=True)
     if given["tier"] != net.tier:
         sys.exit(f"{path} holds tier {given['tier']}, not {net.tier}: start from a checkpoint of the same tier")
     weights = given["model"]
     if given["scale"] != net.scale:
         weights = {name: value for name, value in weights.items() if not name.startswith("up.")}
-    net.load_state_dict(weights, strict=False)
+    net.load_state_dict(weights, strict=given["scale"] == net.scale)
     return given
 
 
@@ -120,119 +122,147 @@ def arguments(argv):
     return args
 
 
+class Run:
+    """One training run: the network, what it is trained on, and how far it has come."""
+
+    def __init__(self, args):
+        self.args = args
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
+        self.bf16 = args.bf16 == "on" or args.bf16 == "auto" and self.device.type == "cuda"
+        os.makedirs(args.out, exist_ok=True)
+        self.log = open(os.path.join(args.out, "log.txt"), "a", buffering=1)
+        self.checkpoint = os.path.join(args.out, "checkpoint.pt")
+        kept = None
+        if os.path.exists(self.checkpoint):
+            kept = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            if (kept["tier"], kept["scale"], kept["flavour"]) != (args.tier, args.scale, args.flavour):
+                sys.exit(f"{self.checkpoint} is of another model: give another --out, or delete it")
+
+        sets, self.sha256 = data.build(args.pictures, args.scale, args.flavour, args.clips, os.path.join(args.out, "pairs.npz"))
+        self.sets = {name: value.to(self.device) for name, value in sets.items()}
+
+        self.net = model.LMSWN(args.tier, args.scale)
+        given = start_weights(self.net, args.start) if args.start else {}
+        self.history = given.get("history", [])  # one line for each run that these weights went through
+        self.net = self.net.to(device=self.device, memory_format=torch.channels_last)
+        if given and given["scale"] != args.scale and kept is None:
+            solve_last(self.net, self.draw)
+        parameters, self.rounding = list(self.net.parameters()), None
+        if args.precision == "int8":
+            self.rounding = quantize.Rounding(self.net.fold().detach(), self.sets["held_lr"])
+            parameters += self.rounding.parameters()
+        self.optimizer = torch.optim.Adam(parameters, betas=(0.9, 0.99))
+
+        self.iteration, self.seconds = 0, 0.0
+        if kept is not None:
+            self.net.load_state_dict(kept["model"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            if self.rounding is not None:
+                self.rounding.load_state_dict(kept["rounding"])
+            self.iteration, self.seconds, self.history = kept["iteration"], kept["seconds"], kept["history"]
+            self.say(f"going on from {self.checkpoint}, iteration {self.iteration}")
+
+    def say(self, text):
+        print(text, flush=True)
+        print(time.strftime("%F %T"), text, file=self.log)
+
+    def draw(self, generator, count):
+        """Returns a batch (x, target) of count patches, floats of 0..1."""
+        sets, patch = self.sets, self.args.patch
+        if self.args.flavour == "clean":
+            return data.patches(sets["clean_lr"], sets["clean_hr"], count, patch, generator)
+        clean = round(count * CLEAN_SHARE)
+        mixed = (data.patches(sets["clean_lr"], sets["clean_hr"], clean, patch, generator),
+                 data.patches(sets["video_lr"], sets["video_hr"], count - clean, patch, generator))
+        return tuple(torch.cat(pair).contiguous(memory_format=torch.channels_last) for pair in zip(*mixed))
+
+    def upscale(self, x):
+        """Runs the folded network (rounded as int8 will be, in an int8 run), with gradients."""
+        folded = self.net.fold()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return model.run(folded, x) if self.rounding is None else self.rounding.run(folded, x)
+
+    def score(self):
+        """Returns the mean PSNR in dB on the held-out pairs."""
+        return psnr(self.upscale, self.sets["held_lr"], self.sets["held_hr"], self.args.scale)
+
+    def save(self):
+        state = {"tier": self.args.tier, "scale": self.args.scale, "flavour": self.args.flavour,
+                 "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "iteration": self.iteration,
+                 "seconds": self.seconds, "history": self.history, "data_sha256": self.sha256}
+        if self.rounding is not None:
+            state["rounding"] = self.rounding.state_dict()
+        torch.save(state, self.checkpoint + ".partial")
+        os.replace(self.checkpoint + ".partial", self.checkpoint)
+
+    def done(self):
+        """Returns the share of the run that is behind: of --iterations or of --minutes, whichever is further on."""
+        return max(self.iteration / self.args.iterations, self.seconds / 60 / self.args.minutes)
+
+    def step(self, generator):
+        """Takes one step of the optimizer and returns its loss."""
+        args = self.args
+        rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * self.done())) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = args.lr * rate * min(1, (self.iteration + 1) / WARM_UP)
+        # Each step has a seed of its own, so that a resumed run sees what an unbroken one would.
+        generator.manual_seed(args.seed * 1_000_003 + self.iteration)
+        x, target = self.draw(generator, args.batch)
+        loss = loss_of(args.loss, self.upscale(x), target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        self.iteration += 1
+        return loss.detach()
+
+    def train(self):
+        """Trains until the end or until SIGINT or SIGTERM; returns whether the end was reached. Saves either way."""
+        stop = []
+        before = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGINT, signal.SIGTERM)}
+        generator, losses = torch.Generator(), []
+        saved, begin = time.monotonic(), time.monotonic() - self.seconds
+        while not stop and self.done() < 1:
+            losses.append(self.step(generator))
+            self.seconds = time.monotonic() - begin
+            if self.iteration % SHOW == 0:
+                speed = self.iteration / self.seconds
+                left = min((self.args.iterations - self.iteration) / speed, self.args.minutes * 60 - self.seconds) / 60
+                self.say(f"{self.iteration:7d}  {100 * self.done():5.1f} %  loss {torch.stack(losses).mean().item():.5f}  "
+                         f"{speed:.1f} it/s  {left:.0f} min left")
+                losses.clear()
+            if self.iteration % SCORE == 0:
+                self.say(f"{self.iteration:7d}  held out {self.score():.3f} dB")
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        for number, handler in before.items():
+            signal.signal(number, handler)  # what follows may be interrupted in the ordinary way
+        if not stop:
+            args = self.args
+            summary = (f"{self.iteration} iterations of {args.flavour} {args.precision} at x{args.scale}, batch {args.batch}, "
+                       f"patch {args.patch}, {args.loss}, lr {args.lr:g}")
+            if self.history[-1:] != [summary]:  # as it is when a finished run is started again
+                self.history = self.history + [summary]
+        self.save()
+        return not stop
+
+
 def main(argv=None):
     args = arguments(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
-    bf16 = args.bf16 == "on" or args.bf16 == "auto" and device.type == "cuda"
     torch.manual_seed(args.seed)
-    os.makedirs(args.out, exist_ok=True)
-    log = open(os.path.join(args.out, "log.txt"), "a", buffering=1)
-
-    def say(text):
-        print(text, flush=True)
-        print(time.strftime("%F %T"), text, file=log)
-
-    sets, sha256 = data.build(args.pictures, args.scale, args.flavour, args.clips, os.path.join(args.out, "pairs.npz"))
-    sets = {name: value.to(device) for name, value in sets.items()}
-
-    def draw(generator, count):
-        if args.flavour == "clean":
-            return data.patches(sets["clean_lr"], sets["clean_hr"], count, args.patch, generator)
-        clean = round(count * CLEAN_SHARE)
-        mixed = (data.patches(sets["clean_lr"], sets["clean_hr"], clean, args.patch, generator),
-                 data.patches(sets["video_lr"], sets["video_hr"], count - clean, args.patch, generator))
-        return (torch.cat(pair).contiguous(memory_format=torch.channels_last) for pair in zip(*mixed))
-
-    checkpoint = os.path.join(args.out, "checkpoint.pt")
-    net = model.LMSWN(args.tier, args.scale)
-    given = start_weights(net, args.start) if args.start else {}
-    history = given.get("history", [])  # one line a run that these weights went through
-    net = net.to(device=device, memory_format=torch.channels_last)
-    if given and given["scale"] != args.scale and not os.path.exists(checkpoint):
-        solve_last(net, draw)
-    rounding = quantize.Rounding(net.fold().detach(), sets["held_lr"]) if args.precision == "int8" else None
-    groups = [{"params": list(net.parameters()), "lr": args.lr}]
-    if rounding is not None:
-        groups.append({"params": list(rounding.parameters()), "lr": args.lr})
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-
-    iteration, seconds = 0, 0.0
-    if os.path.exists(checkpoint):
-        kept = torch.load(checkpoint, map_location=device, weights_only=True)
-        if (kept["tier"], kept["scale"], kept["flavour"]) != (args.tier, args.scale, args.flavour):
-            sys.exit(f"{checkpoint} is of another model: give another --out, or delete it")
-        net.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        if rounding is not None:
-            rounding.load_state_dict(kept["rounding"])
-        iteration, seconds, history = kept["iteration"], kept["seconds"], kept["history"]
-        say(f"going on from {checkpoint}, iteration {iteration}")
-
-    def run(x):
-        folded = net.fold()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return model.run(folded, x) if rounding is None else rounding.run(folded, x)
-
-    def save():
-        state = {"tier": args.tier, "scale": args.scale, "flavour": args.flavour, "model": net.state_dict(),
-                 "optimizer": optimizer.state_dict(), "iteration": iteration, "seconds": seconds, "history": history,
-                 "data_sha256": sha256}
-        if rounding is not None:
-            state["rounding"] = rounding.state_dict()
-        torch.save(state, checkpoint + ".partial")
-        os.replace(checkpoint + ".partial", checkpoint)
-
-    stop = []
-    before = {number: signal.signal(number, lambda *_: stop.append(True)) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    generator = torch.Generator()
-    loss_sum, shown, saved, begin = 0.0, iteration, time.monotonic(), time.monotonic() - seconds
-    say(f"{args.tier} x{args.scale} {args.flavour} {args.precision} on {device}, PyTorch {torch.__version__}: "
-        f"held out {psnr(net, run, sets['held_lr'], sets['held_hr']):.3f} dB at the start")
-    while not stop:
-        done = max(iteration / args.iterations, seconds / 60 / args.minutes)
-        if done >= 1:
-            break
-        rate = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * rate * min(1, (iteration + 1) / WARM_UP)
-        generator.manual_seed(args.seed * 1_000_003 + iteration)  # so that a resumed run sees what an unbroken one would
-        x, target = draw(generator, args.batch)
-        loss = loss_of(args.loss, run(x), target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        iteration += 1
-        loss_sum = loss_sum + loss.detach()
-        seconds = time.monotonic() - begin
-        if iteration % SHOW == 0:
-            speed = iteration / seconds
-            left = min((args.iterations - iteration) / speed / 60, args.minutes - seconds / 60)
-            say(f"{iteration:7d}  {100 * done:5.1f} %  loss {float(loss_sum) / (iteration - shown):.5f}  "
-                f"{speed:.1f} it/s  {left:.0f} min left")
-            loss_sum, shown = 0.0, iteration
-        if iteration % SCORE == 0:
-            say(f"{iteration:7d}  held out {psnr(net, run, sets['held_lr'], sets['held_hr']):.3f} dB")
-        if time.monotonic() - saved > SAVE_SECONDS:
-            save()
-            saved = time.monotonic()
-    for number, handler in before.items():
-        signal.signal(number, handler)  # what follows may be interrupted in the ordinary way
-    if stop:
-        save()
-        say(f"stopped at iteration {iteration}: the same command goes on from here")
+    run = Run(args)
+    run.say(f"{args.tier} x{args.scale} {args.flavour} {args.precision} on {run.device}, PyTorch {torch.__version__}: "
+            f"held out {run.score():.3f} dB at the start")
+    if not run.train():
+        run.say(f"stopped at iteration {run.iteration}: the same command goes on from here")
         return
-    say(f"done: {iteration} iterations, held out {psnr(net, run, sets['held_lr'], sets['held_hr']):.3f} dB")
-    summary = (f"{iteration} iterations of {args.flavour} {args.precision} at x{args.scale}, batch {args.batch}, "
-               f"patch {args.patch}, {args.loss}, lr {args.lr:g}")
-    if not history or history[-1] != summary:
-        history = history + [summary]
-    save()
-    path = export.write(net.fold().detach(), rounding, args.out, args.flavour, args.version, "; then ".join(history), sha256)
-    say(f"wrote {path}")
+    run.say(f"done: {run.iteration} iterations, held out {run.score():.3f} dB")
+    path = export.write(run.net.fold().detach(), run.rounding, args.out, args.flavour, args.version, "; then ".join(run.history),
+                        run.sha256)
+    run.say(f"wrote {path}")
 
 
 if __name__ == "__main__":
