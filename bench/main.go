@@ -26,6 +26,7 @@ import (
 	"upscaler/internal/frame"
 	"upscaler/models"
 	"upscaler/sr"
+	"upscaler/sr/native"
 	"upscaler/sr/onnx"
 )
 
@@ -122,7 +123,7 @@ func engineAlone(frames []*frame.Frame, model string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	s, err := sr.New(sr.Config{Models: files, Engines: []sr.Engine{cpu}})
+	s, err := sr.New(sr.Config{Models: files, Engines: []sr.Engine{native.NewEngine(native.Options{Other: cpu})}})
 	if err != nil {
 		return 0, err
 	}

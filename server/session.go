@@ -135,8 +135,8 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 	return p, nil
 }
 
-// run works the whole job and returns the error that ended it, in the domain's types.
-func (s *session) run(ctx context.Context) (err error) {
+// run works the whole job and returns what to say at its end, or the error that ended it, in the rooms' own types.
+func (s *session) run(ctx context.Context) (summary *upscalev1.Summary, err error) {
 	defer func() {
 		// A panic in one job is a bug to be fixed, but not a reason to end the others.
 		if r := recover(); r != nil {
@@ -146,16 +146,16 @@ func (s *session) run(ctx context.Context) (err error) {
 	}()
 	p, err := s.prepare(ctx, s.notify(ctx))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer p.close()
 	s.expected.Store(p.accepted.GetEstimatedFrames())
 	if err := s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Accepted{Accepted: p.accepted}}); err != nil {
-		return err
+		return nil, err
 	}
 	sink, err := encode.Open(ctx, &chunkWriter{s, ctx}, p.source.Media(), p.plan, p.options)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer sink.Close()
 	job := &pipeline.Job{Source: p.source, Engine: p.engine, Sink: sink, Luma: s.planes}
@@ -163,9 +163,9 @@ func (s *session) run(ctx context.Context) (err error) {
 	err = job.Run(ctx)
 	s.server.metrics.jobDone(job.Progress())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Summary{Summary: s.summary(job.Progress())}})
+	return s.summary(job.Progress()), nil
 }
 
 // startWatch runs watch in a goroutine of its own until the returned function is called, which waits for its end.

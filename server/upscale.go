@@ -117,8 +117,11 @@ func (s *session) runAndSend(ctx context.Context, send func(*upscalev1.UpscaleRe
 		sent <- failed
 	}()
 	stopWatch := s.startWatch(ctx, s.trySend)
-	err := s.run(ctx)
-	stopWatch()
+	summary, err := s.run(ctx)
+	stopWatch() // nothing may follow the summary
+	if err == nil {
+		err = s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Summary{Summary: summary}})
+	}
 	close(s.out)
 	if err != nil {
 		// Do not wait: the client may have stopped reading, and the goroutine is set free by the end of this call.

@@ -95,7 +95,8 @@ func TestChoose(t *testing.T) {
 		device Device
 	}{
 		{Spec{Scale: 2}, "blur-l-x2-video-fp16", CUDA},
-		{Spec{Scale: 2, Device: CPU}, "blur-s-x2-video", CPU},
+		{Spec{Scale: 2, Device: CPU}, "blur-s-x2-video-int8", CPU},
+		{Spec{Scale: 2, Device: CPU, Model: "blur-s-x2-video"}, "blur-s-x2-video", CPU},
 		{Spec{Scale: 2, Device: CUDA, Model: "s"}, "blur-s-x2-video", CUDA},
 		{Spec{Scale: 2, Device: CPU, Model: "m"}, "blur-m-x2-clean", CPU},
 		{Spec{Scale: 2, Device: CPU, Model: "blur-s-x2-video-int8"}, "blur-s-x2-video-int8", CPU},
@@ -481,7 +482,7 @@ func TestEstimateIsMeasured(t *testing.T) {
 	if _, ok := s.Estimate("blur-s-x2-video", CPU, 640, 360); ok {
 		t.Error("an estimate for a model that never ran")
 	}
-	openJob(t, s, Spec{Scale: 2})
+	openJob(t, s, Spec{Scale: 2, Model: "blur-s-x2-video"})
 	small, ok1 := s.Estimate("blur-s-x2-video", CPU, 640, 360)
 	large, ok2 := s.Estimate("blur-s-x2-video", CPU, 1280, 720)
 	if !ok1 || !ok2 || small <= 0 || large < small*39/10 || large > small*41/10 {

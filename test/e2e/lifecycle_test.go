@@ -81,9 +81,10 @@ func (j *job) finish() (*upscalev1.Summary, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s := m.GetSummary(); s != nil {
-			summary = s
+		if summary != nil {
+			return nil, fmt.Errorf("%v follows the summary", m)
 		}
+		summary = m.GetSummary()
 	}
 }
 
