@@ -100,9 +100,8 @@ func randomNetwork(rng *rand.Rand, channels, blocks, scale int) *network {
 				d, keptq = requantize(d, q)
 			}
 			kept = append(kept, d)
-			r, rq = y, q
-			r.first, r.n = channels/4, channels-channels/4
-			r, rq = requantize(r, q)
+			y.first, y.n = channels/4, channels-channels/4
+			r, rq = requantize(y, q)
 		}
 		c, q := newConv([]tensor{r}, 3, channels/4, rq, false)
 		kept = append(kept, add(root{channels: channels / 4, out: q, conv: c}))
