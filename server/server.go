@@ -138,8 +138,11 @@ func (s *Server) drain() {
 		s.stopJobs(errShutdown)
 		<-s.idle // a cancelled job ends within a frame
 	}
-	// The jobs are done. What still hangs on are calls like health.Watch, which end only with their connection.
-	s.grpc.Stop()
+	// The jobs are done, and their last messages are on the way. What hangs on after that are calls like health.Watch, which
+	// end only with their connection.
+	cut := time.AfterFunc(flushTimeout, s.grpc.Stop)
+	defer cut.Stop()
+	s.grpc.GracefulStop()
 	s.stopJobs(errShutdown)
 }
 

@@ -47,14 +47,25 @@ type job struct {
 // begin starts a job and uploads data in the background.
 func begin(t *testing.T, c upscalev1.UpscaleServiceClient, data []byte) *job {
 	t.Helper()
+	return start(t, c, data, true)
+}
+
+// beginOpen starts a job whose upload never ends, so that it cannot be done before the test has seen it at work.
+func beginOpen(t *testing.T, c upscalev1.UpscaleServiceClient, data []byte) *job {
+	t.Helper()
+	return start(t, c, data, false)
+}
+
+func start(t *testing.T, c upscalev1.UpscaleServiceClient, data []byte, complete bool) *job {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	t.Cleanup(cancel)
 	stream, err := c.Upscale(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := &upscalev1.Start{Output: &upscalev1.Output{Container: upscalev1.Container_CONTAINER_MATROSKA, Preset: "ultrafast", Codec: upscalev1.VideoCodec_VIDEO_CODEC_H264}}
-	if err := stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: start}}); err != nil {
+	settings := &upscalev1.Start{Output: &upscalev1.Output{Container: upscalev1.Container_CONTAINER_MATROSKA, Preset: "ultrafast", Codec: upscalev1.VideoCodec_VIDEO_CODEC_H264}}
+	if err := stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: settings}}); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -65,7 +76,9 @@ func begin(t *testing.T, c upscalev1.UpscaleServiceClient, data []byte) *job {
 			}
 			data = data[n:]
 		}
-		_ = stream.CloseSend()
+		if complete {
+			_ = stream.CloseSend()
+		}
 	}()
 	return &job{stream, cancel}
 }
@@ -182,7 +195,7 @@ func TestSIGTERMFinishesRunningJobs(t *testing.T) {
 
 func TestSIGTERMEndsJobsAfterTheGraceTime(t *testing.T) {
 	s := startServer(t, "--grace", "200ms")
-	j := begin(t, dial(t, s.addr), synthetic(t, 5000, 320, 180))
+	j := beginOpen(t, dial(t, s.addr), synthetic(t, 100, 96, 64))
 	if err := j.untilFrames(1); err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +210,7 @@ func TestSIGTERMEndsJobsAfterTheGraceTime(t *testing.T) {
 func TestTooManyJobsAreToldToWait(t *testing.T) {
 	s := startServer(t, "--max-jobs", "1")
 	c := dial(t, s.addr)
-	j := begin(t, c, synthetic(t, 3000, 320, 180))
+	j := beginOpen(t, c, synthetic(t, 100, 96, 64))
 	if err := j.untilFrames(1); err != nil {
 		t.Fatal(err)
 	}
@@ -265,13 +278,13 @@ func TestNothingLeaks(t *testing.T) {
 	s := startServer(t, "--max-jobs", "32") // a cancelled job holds its place for a moment longer than its client
 	c := dial(t, s.addr)
 	good := synthetic(t, 6, 64, 48)
-	long := synthetic(t, 2000, 64, 48)
+	long := synthetic(t, 100, 64, 48)
 	broken := append(append([]byte{}, good[:len(good)/3]...), noise(4096)...)
 
 	round := func(i int) error {
 		switch i % 4 {
 		case 0: // cancelled in the middle
-			j := begin(t, c, long)
+			j := beginOpen(t, c, long)
 			if err := j.untilFrames(1); err != nil {
 				return err
 			}
