@@ -90,8 +90,9 @@ const (
 	keepaliveTimeout = 10 * time.Second
 	keepaliveMin     = 10 * time.Second
 
-	// flushTimeout is how long the last messages of finished jobs may take to reach their clients when the server stops.
-	flushTimeout = 5 * time.Second
+	// flushTimeout is how long the last messages of a job may take to reach its client when the job has failed or the server
+	// stops.
+	flushTimeout = 2 * time.Second
 
 	// retryAfter is what a refused client is told to wait. A job takes seconds to hours, so this only spreads the asking.
 	retryAfter = 5 * time.Second

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -124,7 +125,14 @@ func (s *session) runAndSend(ctx context.Context, send func(*upscalev1.UpscaleRe
 	}
 	close(s.out)
 	if err != nil {
-		// Do not wait: the client may have stopped reading, and the goroutine is set free by the end of this call.
+		// Notices that explain the failure may still be under way. But a client that has stopped reading is not waited for: the
+		// end of this call sets the goroutine free.
+		flush := time.NewTimer(flushTimeout)
+		defer flush.Stop()
+		select {
+		case <-sent:
+		case <-flush.C:
+		}
 		return err
 	}
 	select {
