@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -17,7 +18,11 @@ var containers = map[string]upscalev1.Container{
 	"mkv":  upscalev1.Container_CONTAINER_MATROSKA,
 	"webm": upscalev1.Container_CONTAINER_WEBM,
 	"ts":   upscalev1.Container_CONTAINER_MPEGTS,
+	"png":  upscalev1.Container_CONTAINER_PNG,
 }
+
+// pictures are the extensions of still pictures that can be read but not written; their results are PNG.
+var pictures = []string{"jpg", "jpeg", "jpe", "webp", "bmp", "tif", "tiff"}
 
 // Extensions lists the extensions that ContainerOf knows, without the dot, sorted.
 func Extensions() []string {
@@ -39,7 +44,7 @@ func ContainerOf(name string) (upscalev1.Container, bool) {
 // extension differs from the input's.
 //
 // The extension stays when it is one that can be written and can hold codec; else it is the nearest that can: .ts for the
-// other names of MPEG-TS, .mov for ProRes, .mkv for the rest.
+// other names of MPEG-TS, .png for pictures, .mov for ProRes, .mkv for the rest.
 func OutputName(input string, scale uint32, codec upscalev1.VideoCodec) (name string, changed bool) {
 	ext := filepath.Ext(input)
 	if ext == filepath.Base(input) {
@@ -57,12 +62,18 @@ func outputExtension(ext string, codec upscalev1.VideoCodec) string {
 	if ext == "mts" || ext == "m2ts" {
 		ext = "ts"
 	}
+	if slices.Contains(pictures, ext) {
+		ext = "png"
+	}
 	c, ok := containers[ext]
 	if !ok {
 		ext, c = "mkv", upscalev1.Container_CONTAINER_MATROSKA
 	}
 	if c == upscalev1.Container_CONTAINER_MATROSKA {
 		return ext
+	}
+	if c == upscalev1.Container_CONTAINER_PNG && codec != upscalev1.VideoCodec_VIDEO_CODEC_UNSPECIFIED {
+		return "mkv"
 	}
 	switch codec {
 	case upscalev1.VideoCodec_VIDEO_CODEC_FFV1:

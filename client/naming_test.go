@@ -44,6 +44,13 @@ func TestOutputName(t *testing.T) {
 		{"clip.webm", 2, av1, "clip.x2.webm", false},
 		{"clip.ts", 2, av1, "clip.x2.mkv", true},
 		{"clip.mp4", 2, av1, "clip.x2.mp4", false},
+		{"photo.png", 2, auto, "photo.x2.png", false},
+		{"photo.JPG", 2, auto, "photo.x2.png", true},
+		{"photo.webp", 4, auto, "photo.x4.png", true},
+		{"photo.tiff", 2, auto, "photo.x2.png", true},
+		{"photo.png", 2, ffv1, "photo.x2.mkv", true},
+		{"moving.gif", 2, auto, "moving.x2.mkv", true},
+		{"moving.apng", 2, auto, "moving.x2.mkv", true},
 	}
 	for _, test := range tests {
 		got, changed := OutputName(test.input, test.scale, test.codec)
@@ -68,6 +75,7 @@ func TestContainerOf(t *testing.T) {
 		{"x/a.b.MKV", upscalev1.Container_CONTAINER_MATROSKA},
 		{"a.webm", upscalev1.Container_CONTAINER_WEBM},
 		{"a.ts", upscalev1.Container_CONTAINER_MPEGTS},
+		{"a.PNG", upscalev1.Container_CONTAINER_PNG},
 		{"a.avi", 0},
 		{"a.mp4/b", 0},
 		{"a", 0},

@@ -12,7 +12,45 @@ const (
 	accessUnknown access = iota // more bytes are needed
 	accessStream                // front to back
 	accessSeek                  // an MP4 whose index (moov) comes after the media data (mdat): not before its last bytes are there
+	accessPicture               // TIFF and animated PNG: FFmpeg reads them back and forth, or asks for their size
 )
+
+// scanHead finds out how a file has to be read. need is how many bytes of it have to be there for a next try when the answer is
+// accessUnknown.
+func scanHead(head []byte) (a access, need int) {
+	switch {
+	case strings.HasPrefix(string(head), pngMagic):
+		return scanPNG(head)
+	case strings.HasPrefix(string(head), "II*\x00"), strings.HasPrefix(string(head), "MM\x00*"):
+		return accessPicture, 0
+	}
+	return scanBoxes(head)
+}
+
+const pngMagic = "\x89PNG\r\n\x1a\n"
+
+// scanPNG walks the chunks of a PNG file as far as the first that tells whether it is animated: the animation's control chunk
+// must come before the image data.
+func scanPNG(head []byte) (a access, need int) {
+	const header, checksum = 8, 4 // length and name; CRC
+	at := len(pngMagic)
+	for {
+		if at+header > len(head) {
+			return accessUnknown, at + header
+		}
+		switch string(head[at+4 : at+8]) {
+		case "acTL":
+			return accessPicture, 0
+		case "IDAT", "IEND":
+			return accessStream, 0
+		}
+		size := uint64(binary.BigEndian.Uint32(head[at:]))
+		if size > maxHead || at > maxHead {
+			return accessStream, 0 // a profile of that size comes before a picture, if at all
+		}
+		at += header + int(size) + checksum
+	}
+}
 
 // maxHead is how many bytes of an input are looked at to learn how it has to be read. An MP4 that has neither index nor media
 // data by then (a large free or uuid box comes first) is treated as one with its index at the end: that is always right, only

@@ -88,3 +88,32 @@ func TestKnownMagic(t *testing.T) {
 		}
 	}
 }
+
+func TestScanHead(t *testing.T) {
+	chunk := func(kind string, size uint32) string {
+		return string(binary.BigEndian.AppendUint32(nil, size)) + kind
+	}
+	header := pngMagic + chunk("IHDR", 13) + strings.Repeat("x", 17)
+	for _, c := range []struct {
+		name, head string
+		access     access
+		need       int
+	}{
+		{"tiff, little endian", "II*\x00\x08\x00\x00\x00", accessPicture, 0},
+		{"tiff, big endian", "MM\x00*\x00\x00\x00\x08", accessPicture, 0},
+		{"png, magic only", pngMagic, accessUnknown, len(pngMagic) + 8},
+		{"png, header only", header, accessUnknown, len(header) + 8},
+		{"still png", header + chunk("IDAT", 100), accessStream, 0},
+		{"animated png", header + chunk("acTL", 8), accessPicture, 0},
+		{"profile before the animation", header + chunk("iCCP", 3) + "abc1234" + chunk("acTL", 8), accessPicture, 0},
+		{"profile of an absurd size", header + chunk("iCCP", 1<<31), accessStream, 0},
+		{"empty png", header + chunk("IEND", 0), accessStream, 0},
+		{"matroska", "\x1aE\xdf\xa3\x01\x00\x00\x00", accessStream, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if a, need := scanHead([]byte(c.head)); a != c.access || need != c.need {
+				t.Errorf("scanHead = %d, %d, want %d, %d", a, need, c.access, c.need)
+			}
+		})
+	}
+}

@@ -69,12 +69,15 @@ func (s *Source) openDemuxer() error {
 func (s *Source) prepare() (io.Reader, int64, error) {
 	var head []byte
 	for {
-		how, need := scanBoxes(head)
+		how, need := scanHead(head)
 		if how == accessStream {
 			break
 		}
-		if how == accessSeek {
-			return s.fill(head)
+		switch how {
+		case accessSeek:
+			return s.fill(head, "This MP4 has its index at the end", "remux it with -movflags +faststart")
+		case accessPicture:
+			return s.fill(head, "This is a TIFF or animated PNG", "convert it to PNG, GIF or a video")
 		}
 		was := len(head)
 		head = append(head, make([]byte, need-was)...)
@@ -94,15 +97,15 @@ func (s *Source) prepare() (io.Reader, int64, error) {
 	return io.MultiReader(bytes.NewReader(head), s.reader), -1, nil
 }
 
-// fill spools the whole input, whose first bytes have been read already.
-func (s *Source) fill(head []byte) (io.Reader, int64, error) {
+// fill spools the whole input, whose first bytes have been read already. what and remedy are for sentences that say why.
+func (s *Source) fill(head []byte, what, remedy string) (io.Reader, int64, error) {
 	s.known = true
 	if s.opts.Spool == nil {
 		return nil, 0, inputError(Unsupported, nil,
-			"This MP4 has its index at the end and cannot be read as a stream; remux it with -movflags +faststart.")
+			"%s and cannot be read as a stream; %s.", what, remedy)
 	}
 	s.notify(notice.InputSpooled, notice.NoStream,
-		"The MP4's index is at its end, so the whole input is stored on the server before work starts.")
+		what+", so the whole input is stored on the server before work starts.")
 	spool, err := s.opts.Spool()
 	if err != nil {
 		return nil, 0, err
@@ -112,8 +115,7 @@ func (s *Source) fill(head []byte) (io.Reader, int64, error) {
 	var full *SpoolLimitError
 	if errors.As(err, &full) {
 		return nil, 0, inputError(TooLarge, err,
-			"This MP4 has its index at the end and is larger than the %d MiB that may be stored; remux it with -movflags +faststart.",
-			full.Limit>>20)
+			"%s and is larger than the %d MiB that may be stored; %s.", what, full.Limit>>20, remedy)
 	}
 	if err != nil {
 		return nil, 0, err

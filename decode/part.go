@@ -20,6 +20,7 @@ import (
 type Part struct {
 	Start    time.Duration
 	Duration time.Duration // 0 means to the end
+	Pictures int           // at most this many; 0 for all
 }
 
 // maxPartTime is the latest time a part may begin or end at; it keeps the arithmetic far from overflow.
@@ -34,6 +35,7 @@ type cut struct {
 	begun    bool            // the first picture of the part has been decoded: zero is set
 	zero     int64           // its time, which becomes zero
 	ended    bool            // a picture at or after to has been decoded
+	pictures int             // decoded of the part
 	keyed    map[int]bool    // streams of other videos of which a key frame has been handed out
 }
 
@@ -85,6 +87,9 @@ func (s *Source) cutMedia(origin int64) {
 		m.Part.Frames = uint64(math.Round(float64(v.Frames) * float64(m.Part.Duration) / float64(whole)))
 	} else {
 		m.Part.Frames = uint64(max(math.Round(m.Part.Duration.Seconds()*v.FrameRate.Float()), 0))
+	}
+	if n := uint64(c.part.Pictures); n > 0 && (m.Part.Frames == 0 || m.Part.Frames > n) {
+		m.Part.Frames = n
 	}
 	m.Chapters = c.chapters(m.Chapters)
 	m.Metadata = c.metadata(m.Metadata)
@@ -149,9 +154,15 @@ func (s *Source) cutFrame(pts int64) bool {
 	case pts >= c.to:
 		c.ended = true
 		return false
+	case c.ended:
+		return false
 	case c.begun:
+		c.pictures++
+		c.ended = c.pictures == c.part.Pictures
 		return true
 	}
+	c.pictures = 1
+	c.ended = c.part.Pictures == 1
 	c.begun, c.zero = true, pts
 	held := s.pending
 	s.pending = nil
@@ -228,6 +239,9 @@ const partSlack = 10 * time.Second
 // partIsWhole tells whether, with all pictures of the part decoded, the sound that goes with them has been read, too.
 func (s *Source) partIsWhole() bool {
 	c := s.cut
+	if c.part.Pictures > 0 {
+		return true // whoever counts pictures wants nothing else
+	}
 	slack := astiav.RescaleQ(microseconds(partSlack), microsecondBase, c.timeBase)
 	if read := s.end[s.media.VideoIndex]; read != av.NoTimestamp && read-slack >= c.to {
 		return true

@@ -285,6 +285,12 @@ func (v *video) first(f *astiav.Frame, p av.Picture) error {
 			return inputError(Unsupported, nil, "The video's pixel format (%s) is not supported.", av.PixelFormatName(p.Format))
 		}
 		if av.IsRGB(p.Format) {
+			if deep := m.Working; v.s.opts.Part.Pictures == 1 && deep.Depth < stillDepth {
+				deep.Depth = stillDepth
+				m.Working = deep
+				v.s.notify(notice.PixelFormatConverted, m.VideoIndex,
+					"The picture's RGB is YUV of 10 bits on its way; colours come back to within one code value.")
+			}
 			m.Color.Range, m.Color.Space, m.Color.ChromaLocation = av.RangeFull, av.SpaceBT709, 0
 			if m.Color.Primaries == av.PrimariesUnknown {
 				m.Color.Primaries = av.PrimariesBT709
@@ -302,6 +308,10 @@ func (v *video) first(f *astiav.Frame, p av.Picture) error {
 	v.s.given = true
 	return nil
 }
+
+// stillDepth is the depth in bits that RGB is at least worked on with when it becomes a still picture, which is RGB again: 8 bits
+// of YUV tell apart a quarter of the colours that 8 bits of RGB do.
+const stillDepth = 10
 
 // known returns c with what it does not say taken from rest.
 func known(c, rest av.Color) av.Color {

@@ -75,6 +75,11 @@ var containers = []*container{
 				"ac3", "eac3", "dts", "truehd", "opus", "dvb_subtitle", "dvb_teletext", "timed_id3", "klv"}, codec)
 		},
 	},
+	{
+		container: ContainerPNG, name: "image2pipe", label: "PNG",
+		codecs: []Codec{CodecPNG},
+		takes:  func(*av.Stream, string) bool { return false },
+	},
 }
 
 func containerOf(c Container) *container {

@@ -23,6 +23,7 @@ type encoder struct {
 	// memory is what the encoder takes in bytes for each pixel of the picture, in 8-bit 4:2:0 with two threads and its default
 	// preset: measured for noise of 1920x1080, rounded up.
 	memory  int
+	still   bool // stores a single picture of packed RGB or gray
 	minSide int  // smallest width and height it takes, 0 for any
 	even    bool // sizes must be even where chroma is subsampled
 
@@ -123,6 +124,12 @@ var encoders = []*encoder{
 		memory: 160,
 		// Version 3 with slices and checksums, every frame a key frame: what archives ask for, and it can be seeked anywhere.
 		fixed: map[string]string{"level": "3", "slicecrc": "1", "slices": "4", "g": "1"},
+	},
+	{
+		codec: CodecPNG, name: "png", id: "png", label: "PNG",
+		memory: 20,
+		still:  true,
+		fixed:  map[string]string{"pred": "mixed"}, // the best filter for each row, as every PNG optimiser begins with
 	},
 }
 

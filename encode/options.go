@@ -29,6 +29,7 @@ const (
 	ContainerWebM     Container = 3
 	ContainerMPEGTS   Container = 4
 	ContainerMOV      Container = 5
+	ContainerPNG      Container = 6 // one picture
 )
 
 // Codec is the codec of the upscaled video; the values are those of upscale.v1.VideoCodec.
@@ -43,6 +44,7 @@ const (
 	CodecFFV1   Codec = 4
 	CodecVP9    Codec = 5
 	CodecProRes Codec = 6
+	CodecPNG    Codec = 7 // of ContainerPNG alone
 )
 
 // Options is what the user asks of the output. The zero value of each field means a default.

@@ -42,8 +42,10 @@ type Layout struct {
 	seekable  bool
 	working   frame.Format // of the source frames
 	composed  frame.Format // of the complete upscaled picture: working, or close to it without conversion
-	target    frame.Format // the encoder's
-	streams   []int        // output index of each input stream, -1 for none
+	target    frame.Format // the encoder's; of a still encoder, before the picture becomes packed
+	pixels    astiav.PixelFormat
+	turn      av.Orientation // of a still picture; all else says in its headers how it is to be turned
+	streams   []int          // output index of each input stream, -1 for none
 }
 
 // Plan decides what becomes of an input: codec, container, pixel format, quality, and every stream's fate. It fails with an
@@ -112,8 +114,13 @@ func (l *Layout) chooseFormats(m *av.Media, o Options) error {
 			return optionError("codec", "%s cannot encode pictures of %dx%d, the smallest side it takes is %d; choose H.264.",
 				l.encoder.label, l.Width, l.Height, l.encoder.minSide)
 		}
+	} else if l.container != nil && l.container.container == ContainerPNG {
+		l.encoder = encoderOf(CodecPNG)
 	} else if err := l.chooseCodec(m); err != nil {
 		return err
+	}
+	if l.container == nil && l.encoder.still {
+		l.container = containerOf(ContainerPNG)
 	}
 	if l.container == nil {
 		l.container = l.chooseContainer(m)
@@ -139,7 +146,7 @@ func (l *Layout) chooseCodec(m *av.Media) error {
 	}
 	order = append(order, CodecVP9, CodecAV1, CodecProRes)
 	for _, e := range encoders {
-		if e.id == source {
+		if e.id == source && !e.still {
 			order = append([]Codec{e.codec}, order...)
 		}
 	}
@@ -165,7 +172,7 @@ func (l *Layout) chooseCodec(m *av.Media) error {
 				continue
 			}
 			l.encoder = e
-			if e.id != source && slices.ContainsFunc(encoders, func(e *encoder) bool { return e.id == source }) {
+			if e.id != source && slices.ContainsFunc(encoders, func(e *encoder) bool { return e.id == source && !e.still }) {
 				l.tell(notice.Fallback, m.VideoIndex, "The video becomes %s: as %s it could not be kept in this pixel format or container.",
 					e.label, source)
 			}
@@ -219,6 +226,10 @@ func (l *Layout) choosePixels(m *av.Media) error {
 	if err != nil {
 		return err
 	}
+	if l.encoder.still {
+		l.chooseStill(m)
+		return nil
+	}
 	want := l.storable(l.encoder, l.working)
 	best, exact, err := av.BestFormat(codec, want)
 	if err != nil {
@@ -236,6 +247,7 @@ func (l *Layout) choosePixels(m *av.Media) error {
 	}
 	name, from := formatName(l.target), formatName(l.working)
 	l.PixelFormat = name
+	l.pixels, _ = av.PixelFormatOf(l.target)
 	switch {
 	case l.working.Alpha && !l.target.Alpha:
 		l.tell(notice.PixelFormatConverted, m.VideoIndex, "The picture's transparency is lost: %s in %s cannot hold it (%s becomes %s).",
@@ -257,6 +269,19 @@ func (l *Layout) choosePixels(m *av.Media) error {
 		}
 	}
 	return nil
+}
+
+// chooseStill sets the pixel format of a still picture: as deep as the input's own, which decode may have deepened so that RGB
+// survives being YUV in between.
+func (l *Layout) chooseStill(m *av.Media) {
+	l.target = l.working
+	if l.working.Gray && m.Color.Range == av.RangeLimited { // as colour, which knows ranges; a gray PNG has only the full one
+		l.target = frame.Format{Depth: l.working.Depth, ChromaW: 1, ChromaH: 1}
+	}
+	l.composed = l.target
+	l.pixels = av.StillFormat(l.target, av.Depth(m.Video().Params.PixelFormat()) > 8)
+	l.PixelFormat = av.PixelFormatName(l.pixels)
+	l.turn = m.Orientation()
 }
 
 func formatName(f frame.Format) string {
@@ -358,6 +383,10 @@ func (l *Layout) describeOutput(m *av.Media) {
 		if i == m.VideoIndex && in.Video != nil {
 			v := *in.Video
 			v.Width, v.Height, v.PixelFormat = l.Width, l.Height, l.PixelFormat
+			if l.encoder.still {
+				v.Width, v.Height = l.turn.Size(l.Width, l.Height)
+				v.Rotation = 0
+			}
 			out.Video, out.Codec = &v, l.encoder.id
 		}
 		l.Output.Streams = append(l.Output.Streams, out)

@@ -53,7 +53,7 @@ func TestEncodersAreSilent(t *testing.T) {
 	for _, e := range encoders {
 		t.Run(e.id, func(t *testing.T) {
 			text := stderrOf(t, func() {
-				encodeFlat(t, deep(yuv420, 10), 64, 64, [4]int{400, 500, 600}, av.Color{}, Options{Codec: e.codec, Container: ContainerMatroska, Scale: 2, Threads: 2})
+				encodeFlat(t, deep(yuv420, 10), 64, 64, [4]int{400, 500, 600}, av.Color{}, Options{Codec: e.codec, Container: containerFor(e.codec).container, Scale: 2, Threads: 2})
 			})
 			if text != "" {
 				t.Errorf("stderr: %s", text)

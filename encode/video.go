@@ -36,6 +36,7 @@ type video struct {
 	work   *astiav.Frame // in the composed format, when that is another one
 	planes *av.PlaneScaler
 	conv   *av.FormatConverter
+	still  *av.StillConverter // after all else, when the encoder stores a still picture
 	packet *astiav.Packet
 
 	durations map[int64]int64 // of the frames inside the encoder, by PTS
@@ -76,6 +77,12 @@ func openVideo(m *av.Media, plan *Layout, globalHeader bool, threads int) (_ *vi
 		if v.conv, err = av.NewFormatConverter(plan.composed, plan.target, plan.Width, plan.Height, m.Color.ChromaLocation); err != nil {
 			return nil, err
 		}
+	}
+	if plan.encoder.still {
+		if v.still, err = av.NewStillConverter(plan.target, m.Color, plan.Width, plan.Height, plan.pixels, plan.turn); err != nil {
+			return nil, err
+		}
+		v.color.Range, v.color.Space = av.RangeFull, av.SpaceUnknown // of RGB
 	}
 	scaled := plan.working
 	scaled.Alpha = plan.composed.Alpha
@@ -121,14 +128,14 @@ func (v *video) openCodec(m *av.Media, globalHeader bool, threads int) error {
 	if err != nil {
 		return err
 	}
-	pixels, _ := av.PixelFormatOf(plan.target)
 	if v.codec = av.AllocEncoder(codec); v.codec == nil {
 		return fmt.Errorf("no memory for the encoder %s", codec.Name())
 	}
 	c := v.codec
-	c.SetWidth(plan.Width)
-	c.SetHeight(plan.Height)
-	c.SetPixelFormat(pixels)
+	width, height := plan.turn.Size(plan.Width, plan.Height)
+	c.SetWidth(width)
+	c.SetHeight(height)
+	c.SetPixelFormat(plan.pixels)
 	c.SetTimeBase(av.AVRational(v.timeBase))
 	c.SetFramerate(av.AVRational(v.rate))
 	c.SetSampleAspectRatio(av.AVRational(v.sar))
@@ -222,7 +229,14 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 	if duration <= 0 {
 		duration = astiav.RescaleQ(1, astiav.NewRational(v.rate.Den, v.rate.Num), av.AVRational(v.timeBase))
 	}
-	if err := av.SetFrameProperties(v.frame, f.PTS, duration, v.sar, v.color, v.sideData(f)); err != nil {
+	picture := v.frame
+	if v.still != nil {
+		if err := v.still.Convert(v.frame); err != nil {
+			return err
+		}
+		picture = v.still.Frame()
+	}
+	if err := av.SetFrameProperties(picture, f.PTS, duration, v.sar, v.color, v.sideData(f)); err != nil {
 		return err
 	}
 	if _, twice := v.durations[f.PTS]; twice {
@@ -231,7 +245,7 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 	v.durations[f.PTS] = duration
 	v.frames.Add(1)
 	v.position.Store(f.PTS)
-	if err := v.codec.SendFrame(v.frame); err != nil {
+	if err := v.codec.SendFrame(picture); err != nil {
 		return fmt.Errorf("encoding frame %d with %s: %w", v.frames.Load(), v.plan.Encoder, err)
 	}
 	return v.receive(emit)
@@ -243,7 +257,11 @@ func (v *video) sideData(f *frame.Frame) []frame.SideData {
 	kept := f.SideData[:0:0]
 	for _, sd := range f.SideData {
 		switch sd.Type {
-		case av.SideDataDolbyVision, av.SideDataDolbyVisionRPU, av.SideDataICCProfile:
+		case av.SideDataDolbyVision, av.SideDataDolbyVisionRPU:
+		case av.SideDataICCProfile: // describes RGB
+			if v.still != nil {
+				kept = append(kept, sd)
+			}
 		default:
 			kept = append(kept, sd)
 		}
@@ -389,8 +407,9 @@ func (v *video) close() {
 	av.FreeFrame(v.work)
 	av.FreePacket(v.packet)
 	v.conv.Close()
+	v.still.Close()
 	if v.planes != nil {
 		v.planes.Close()
 	}
-	v.codec, v.frame, v.work, v.packet, v.conv, v.planes = nil, nil, nil, nil, nil, nil
+	v.codec, v.frame, v.work, v.packet, v.conv, v.still, v.planes = nil, nil, nil, nil, nil, nil, nil
 }

@@ -103,6 +103,9 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 	if err != nil {
 		return nil, err
 	}
+	if options.Container == encode.ContainerPNG {
+		part.Pictures = 1
+	}
 	p := &prepared{}
 	// The model first: a name that does not exist should not cost the client an upload.
 	if p.engine, err = srv.cfg.Scheduler.Open(ctx, spec); err != nil {

@@ -38,6 +38,8 @@ const (
 	Container_CONTAINER_WEBM        Container = 3
 	Container_CONTAINER_MPEGTS      Container = 4
 	Container_CONTAINER_MOV         Container = 5
+	// One PNG picture, the first of the input or of its part, turned the right way up; the rest is left out.
+	Container_CONTAINER_PNG Container = 6
 )
 
 // Enum value maps for Container.
@@ -49,6 +51,7 @@ var (
 		3: "CONTAINER_WEBM",
 		4: "CONTAINER_MPEGTS",
 		5: "CONTAINER_MOV",
+		6: "CONTAINER_PNG",
 	}
 	Container_value = map[string]int32{
 		"CONTAINER_UNSPECIFIED": 0,
@@ -57,6 +60,7 @@ var (
 		"CONTAINER_WEBM":        3,
 		"CONTAINER_MPEGTS":      4,
 		"CONTAINER_MOV":         5,
+		"CONTAINER_PNG":         6,
 	}
 )
 
@@ -99,6 +103,8 @@ const (
 	VideoCodec_VIDEO_CODEC_FFV1        VideoCodec = 4
 	VideoCodec_VIDEO_CODEC_VP9         VideoCodec = 5
 	VideoCodec_VIDEO_CODEC_PRORES      VideoCodec = 6
+	// Of CONTAINER_PNG alone.
+	VideoCodec_VIDEO_CODEC_PNG VideoCodec = 7
 )
 
 // Enum value maps for VideoCodec.
@@ -111,6 +117,7 @@ var (
 		4: "VIDEO_CODEC_FFV1",
 		5: "VIDEO_CODEC_VP9",
 		6: "VIDEO_CODEC_PRORES",
+		7: "VIDEO_CODEC_PNG",
 	}
 	VideoCodec_value = map[string]int32{
 		"VIDEO_CODEC_UNSPECIFIED": 0,
@@ -120,6 +127,7 @@ var (
 		"VIDEO_CODEC_FFV1":        4,
 		"VIDEO_CODEC_VP9":         5,
 		"VIDEO_CODEC_PRORES":      6,
+		"VIDEO_CODEC_PNG":         7,
 	}
 )
 
@@ -2507,14 +2515,15 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\bmax_jobs\x18\x05 \x01(\rR\amaxJobs\x12!\n" +
 	"\frunning_jobs\x18\x06 \x01(\rR\vrunningJobs\x12(\n" +
 	"\x10max_input_pixels\x18\a \x01(\x04R\x0emaxInputPixels\x12(\n" +
-	"\x10job_memory_bytes\x18\b \x01(\x04R\x0ejobMemoryBytes*\x8e\x01\n" +
+	"\x10job_memory_bytes\x18\b \x01(\x04R\x0ejobMemoryBytes*\xa1\x01\n" +
 	"\tContainer\x12\x19\n" +
 	"\x15CONTAINER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCONTAINER_MP4\x10\x01\x12\x16\n" +
 	"\x12CONTAINER_MATROSKA\x10\x02\x12\x12\n" +
 	"\x0eCONTAINER_WEBM\x10\x03\x12\x14\n" +
 	"\x10CONTAINER_MPEGTS\x10\x04\x12\x11\n" +
-	"\rCONTAINER_MOV\x10\x05*\xad\x01\n" +
+	"\rCONTAINER_MOV\x10\x05\x12\x11\n" +
+	"\rCONTAINER_PNG\x10\x06*\xc2\x01\n" +
 	"\n" +
 	"VideoCodec\x12\x1b\n" +
 	"\x17VIDEO_CODEC_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2523,7 +2532,8 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\x0fVIDEO_CODEC_AV1\x10\x03\x12\x14\n" +
 	"\x10VIDEO_CODEC_FFV1\x10\x04\x12\x13\n" +
 	"\x0fVIDEO_CODEC_VP9\x10\x05\x12\x16\n" +
-	"\x12VIDEO_CODEC_PRORES\x10\x06*A\n" +
+	"\x12VIDEO_CODEC_PRORES\x10\x06\x12\x13\n" +
+	"\x0fVIDEO_CODEC_PNG\x10\a*A\n" +
 	"\x06Device\x12\x16\n" +
 	"\x12DEVICE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
