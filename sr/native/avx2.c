@@ -45,7 +45,18 @@ INLINE __m256i broadcast_pair(const int16_t *p) {
 	return _mm256_set1_epi32(pair);
 }
 
-// multiply_add adds to sums, for PIXELS inputs `step` values apart, n pairs of values times their weights. vectors: 1 or 2.
+// multiply sets sums, for PIXELS inputs `step` values apart, to one pair of values times its weights. vectors: 1 or 2.
+INLINE void multiply(__m256i sums[PIXELS][2], const int16_t *in, size_t step, const int16_t *weights, int vectors) {
+	__m256i w0 = _mm256_load_si256((const __m256i *)weights), w1 = _mm256_load_si256((const __m256i *)(weights + 16));
+#pragma GCC unroll 6
+	for (int i = 0; i < PIXELS; i++) {
+		__m256i v = broadcast_pair(in + i * step);
+		sums[i][0] = _mm256_madd_epi16(v, w0);
+		sums[i][1] = vectors == 2 ? _mm256_madd_epi16(v, w1) : _mm256_setzero_si256();
+	}
+}
+
+// multiply_add adds n pairs of values times their weights to sums.
 INLINE void multiply_add(__m256i sums[PIXELS][2], const int16_t *in, size_t step, const int16_t *weights, int n, int vectors) {
 	for (int p = 0; p < n; p++) {
 		__m256i w0 = _mm256_load_si256((const __m256i *)(weights + 32 * p)), w1 = w0;
@@ -203,31 +214,34 @@ INLINE void transform_output(__m256i out[2][2], const int32_t *m) {
 	}
 }
 
+// winograd_products multiplies the tiles of every position with its weights. n: pairs of input channels.
+INLINE void winograd_products(int32_t *products, const int16_t *tiles, int channels, const int16_t *weights, const int32_t *bias, int n,
+	int vectors) {
+	for (int p = 0; p < POSITIONS; p++, tiles += PIXELS * channels, weights += n * 32, products += PIXELS * NAT_LANES) {
+		__m256i sums[PIXELS][2];
+		multiply(sums, tiles, channels, weights, vectors);
+		multiply_add(sums, tiles + 2, channels, weights + 32, n - 1, vectors);
+		if (p == 5) { // position (1, 1) is added once to each of the four outputs: the place for the bias
+			__m256i b0 = _mm256_load_si256((const __m256i *)bias), b1 = _mm256_load_si256((const __m256i *)(bias + 8));
+			for (int i = 0; i < PIXELS; i++) {
+				sums[i][0] = _mm256_add_epi32(sums[i][0], b0);
+				sums[i][1] = _mm256_add_epi32(sums[i][1], b1);
+			}
+		}
+		for (int i = 0; i < PIXELS; i++) {
+			_mm256_store_si256((__m256i *)(products + i * NAT_LANES), sums[i][0]);
+			if (vectors == 2) {
+				_mm256_store_si256((__m256i *)(products + i * NAT_LANES + 8), sums[i][1]);
+			}
+		}
+	}
+}
+
 INLINE void winograd_group(const nat_op *op, const nat_work *w, const int16_t *tiles, int32_t *products, int channels, int x, int c,
 	int vectors) {
 	int n = op->cin / 2;
 	const int16_t *weights = op->winograd + (size_t)c / NAT_LANES * POSITIONS * n * 32;
-	for (int p = 0; p < POSITIONS; p++) {
-		__m256i sums[PIXELS][2];
-		// Position (1, 1) is added once to each of the four outputs: the place for the bias.
-		__m256i b0 = _mm256_setzero_si256(), b1 = b0;
-		if (p == 5) {
-			b0 = _mm256_load_si256((const __m256i *)(op->bias4 + c));
-			b1 = _mm256_load_si256((const __m256i *)(op->bias4 + c + 8));
-		}
-		for (int i = 0; i < PIXELS; i++) {
-			sums[i][0] = b0;
-			sums[i][1] = b1;
-		}
-		multiply_add(sums, tiles + (size_t)p * PIXELS * channels, channels, weights + (size_t)p * n * 32, n, vectors);
-		for (int i = 0; i < PIXELS; i++) {
-			int32_t *m = products + ((size_t)p * PIXELS + i) * NAT_LANES;
-			_mm256_store_si256((__m256i *)m, sums[i][0]);
-			if (vectors == 2) {
-				_mm256_store_si256((__m256i *)(m + 8), sums[i][1]);
-			}
-		}
-	}
+	winograd_products(products, tiles, channels, weights, op->bias4 + c, n, vectors);
 	for (int i = 0; i < PIXELS; i++) {
 		__m256i v0[2][2], v1[2][2] = {{_mm256_setzero_si256(), _mm256_setzero_si256()}, {_mm256_setzero_si256(), _mm256_setzero_si256()}};
 		transform_output(v0, products + (size_t)i * NAT_LANES);
