@@ -50,6 +50,11 @@ generate: ## Generate gen/ from proto/
 bench: build ## Measure frames per second end to end and of the engine alone
 	@scripts/bench.sh
 
+.PHONY: bench-engines
+bench-engines: build ## Measure the CPU engines against each other on the same models and frame
+	@. scripts/env.sh
+	go run ./bench/engines
+
 .PHONY: clean
 clean: ## Remove what was built here (the cache folder stays)
 	@rm -rf bin out
