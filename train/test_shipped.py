@@ -19,13 +19,13 @@ TEST_SETS = os.environ.get("LMSWN_TEST_SETS", os.path.join(os.path.dirname(os.pa
 # At least so many dB above bicubic: on a frame of the test clip, shrunk and not compressed; and on Set5.
 MARGINS = {
     "lmswn-s-x2-clean": (3.2, 3.5),
-    "lmswn-s-x2-clean-int8": (3.1, 3.4),
+    "lmswn-s-x2-clean-int8": (3.1, 3.45),
     "lmswn-s-x2-video": (2.5, 2.9),
     "lmswn-s-x2-video-int8": (2.5, 2.85),
     "lmswn-s-x3-video": (1.9, 2.3),
     "lmswn-s-x4-video": (1.4, 2.0),
 }
-INT8_LOSS = 0.15  # dB at most on Set5 against the float model
+INT8_LOSS = 0.1  # dB at most on Set5 against the float model
 
 every = pytest.mark.parametrize("path", MODELS, ids=NAMES)
 
