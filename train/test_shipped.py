@@ -23,7 +23,9 @@ MARGINS = {
     "lmswn-s-x2-video": (2.5, 2.9),
     "lmswn-s-x2-video-int8": (2.5, 2.85),
     "lmswn-s-x3-video": (1.9, 2.3),
+    "lmswn-s-x3-video-int8": (1.9, 2.25),
     "lmswn-s-x4-video": (1.4, 2.0),
+    "lmswn-s-x4-video-int8": (1.4, 2.0),
 }
 INT8_LOSS = 0.1  # dB at most on Set5 against the float model
 
