@@ -37,6 +37,12 @@ test-fast: build ## Run the Go tests without the race detector and without lint
 	@. scripts/env.sh
 	go test ./...
 
+.PHONY: fuzz
+fuzz: ## Decode damaged and hostile files for ten minutes (UPSCALER_FUZZ_TIME=1h for longer)
+	@scripts/packages.sh test
+	. scripts/env.sh
+	UPSCALER_FUZZ_TIME=$${UPSCALER_FUZZ_TIME:-10m} go test ./decode -run TestHostileInputs -count 1 -timeout 0 -v
+
 .PHONY: lint
 lint: ## golangci-lint, buf lint, generated code fresh
 	@scripts/lint.sh
