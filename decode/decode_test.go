@@ -67,7 +67,7 @@ func TestDecodesWhatFFmpegDecodes(t *testing.T) {
 		{"nv21.avi", src + " -c:v rawvideo -pix_fmt nv21", "yuv420p", "", nil},
 		{"bgr24.avi", src + " -c:v rawvideo -pix_fmt bgr24", "", "", []notice.Code{notice.PixelFormatConverted}},
 		{"animation.gif", src, "", "", []notice.Code{notice.PixelFormatConverted}},
-		{"animation.apng", src + " -pix_fmt rgba -f apng", "", "", []notice.Code{notice.PixelFormatConverted}},
+		{"animation.apng", src + " -pix_fmt rgba -f apng", "", "", []notice.Code{notice.InputSpooled, notice.PixelFormatConverted}},
 		{"vfr.mkv", src + " -c:v libx264 -pix_fmt yuv420p -vf select=not(eq(mod(n\\,3)\\,1)) -fps_mode vfr", "yuv420p", "", nil},
 		{"offset.ts", src + " -c:v libx264 -pix_fmt yuv420p -output_ts_offset 7.3", "yuv420p", "", nil},
 		{"rotated.mp4", src + " -c:v libx264 -pix_fmt yuv420p -metadata:s:v rotate=90 -movflags +faststart", "yuv420p", "", nil},
