@@ -245,7 +245,8 @@ func TestFlippedBits(t *testing.T) {
 			if n := len(res.pts); n < 10 || n > 60 {
 				t.Errorf("%d of 60 frames", n)
 			}
-			if n := res.codes()[notice.InputDamaged]; n != 1 {
+			// VP9 has no redundancy by which its decoder could tell; whether it notices depends on the encoder's version.
+			if n := res.codes()[notice.InputDamaged]; n != 1 && (n != 0 || name != "flip.webm") {
 				t.Errorf("%d notices of damage, want 1 (%+v)", n, res.stats)
 			}
 			for i := 1; i < len(res.pts); i++ {

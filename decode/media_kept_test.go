@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/md5"
 	"encoding/hex"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -148,8 +150,12 @@ func TestCoverArtPassesThrough(t *testing.T) {
 
 func TestRotation(t *testing.T) {
 	flat := generate(t, "flat.mp4", source("98x66", 25, 2)+" -c:v libx264 -pix_fmt yuv420p")
+	turn := "-display_rotation %s -i " + flat + " -c copy -movflags +faststart"
+	if exec.Command("ffmpeg", "-v", "error", "-display_rotation", "90", "-i", flat, "-f", "null", "-").Run() != nil {
+		turn = "-i " + flat + " -c copy -movflags +faststart -metadata:s:v rotate=%s" // before ffmpeg 6
+	}
 	for _, tag := range []string{"90", "180", "270"} {
-		path := generate(t, "rotated.mp4", "-i "+flat+" -c copy -movflags +faststart -metadata:s:v rotate="+tag)
+		path := generate(t, "rotated.mp4", fmt.Sprintf(turn, tag))
 		got, err := decodeAll(t, stream(readFile(t, path)), Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -167,8 +173,8 @@ func TestRotation(t *testing.T) {
 
 // HDR10: tags and static metadata, from the stream's own messages, are known before the first frame is handed out.
 func TestHDR(t *testing.T) {
-	path := generate(t, "hdr.mkv", source("98x66", 25, 3)+" -c:v libx265 -pix_fmt yuv420p10le -color_primaries bt2020 -color_trc smpte2084 "+
-		"-colorspace bt2020nc -color_range tv -x265-params log-level=error:"+
+	path := generate(t, "hdr.mkv", source("98x66", 25, 3)+" -vf setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc:range=tv"+
+		" -c:v libx265 -pix_fmt yuv420p10le -x265-params log-level=error:"+
 		"master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400:hdr10=1:repeat-headers=1")
 	got, err := decodeAll(t, stream(readFile(t, path)), Options{})
 	if err != nil {

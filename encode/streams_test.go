@@ -266,7 +266,7 @@ func TestSeekableMP4IsOrdinary(t *testing.T) {
 
 func TestHDR10IsKept(t *testing.T) {
 	in := ffmpeg(t, "hdr.mkv", "-f lavfi -i testsrc2=size=96x64:rate=25:duration=1 -c:v libx265 -pix_fmt yuv420p10le"+
-		" -color_primaries bt2020 -color_trc smpte2084 -colorspace bt2020nc -color_range tv -x265-params log-level=none:hdr10=1:"+
+		" -vf setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc:range=tv -x265-params log-level=none:hdr10=1:"+
 		"master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400")
 	for _, c := range []struct {
 		codec     Codec

@@ -235,7 +235,9 @@ func TestStillOfAVideo(t *testing.T) {
 	}
 
 	turned := filepath.Join(t.TempDir(), "turned.mp4")
-	ffmpeg(t, "-v", "error", "-i", in, "-c", "copy", "-metadata:s:v", "rotate=90", turned)
+	if _, _, code := run(t, nil, "ffmpeg", "-v", "error", "-display_rotation", "90", "-i", in, "-c", "copy", turned); code != 0 {
+		ffmpeg(t, "-v", "error", "-i", in, "-c", "copy", "-metadata:s:v", "rotate=90", turned) // before ffmpeg 6
+	}
 	upscale(t, turned, "-o", out, "--overwrite", "--server", s.addr)
 	if v := probe(t, out).Streams[0]; v.Width != 128 || v.Height != 192 {
 		t.Errorf("the picture of the turned video is %dx%d, want 128x192", v.Width, v.Height)
