@@ -102,20 +102,20 @@ func (s *Server) job(ctx context.Context, start *upscalev1.Start, recv func() (*
 
 // runAndSend runs the job while one goroutine sends what it answers, in order.
 func (s *session) runAndSend(ctx context.Context, send func(*upscalev1.UpscaleResponse) error) error {
-	sent := make(chan error, 1)
+	sent := make(chan struct{})
+	var sendErr error // set before sent is closed
 	go func() {
-		var failed error
+		defer close(sent)
 		for m := range s.out {
-			if failed != nil {
+			if sendErr != nil {
 				continue // the job is being cancelled; empty the queue so that nothing waits on it
 			}
-			if failed = send(m); failed != nil {
-				s.cancel(failed)
+			if sendErr = send(m); sendErr != nil {
+				s.cancel(sendErr)
 				continue
 			}
 			s.sent.Add(1)
 		}
-		sent <- failed
 	}()
 	stopWatch := s.startWatch(ctx, s.trySend)
 	summary, err := s.run(ctx)
@@ -136,8 +136,8 @@ func (s *session) runAndSend(ctx context.Context, send func(*upscalev1.UpscaleRe
 		return err
 	}
 	select {
-	case err := <-sent:
-		return err
+	case <-sent:
+		return sendErr
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
