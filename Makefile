@@ -48,9 +48,11 @@ lint: ## golangci-lint, buf lint, generated code fresh
 	@scripts/lint.sh
 
 .PHONY: generate
-generate: ## Generate gen/ from proto/
+generate: ## Generate gen/ from proto/, and docs/fidelity.md from its test's tables
 	@PATH="$$(scripts/tools.sh):$$PATH"
 	buf generate proto
+	. scripts/env.sh
+	go test ./test/fidelity -run TestPageIsFresh -update
 
 .PHONY: bench
 bench: build ## Measure frames per second end to end and of the engine alone

@@ -28,6 +28,8 @@ type streamTime struct {
 	next     float64 // expected time of the next packet in seconds, before strictness
 	dts      int64   // the last packet's, in timeBase
 	duration int64
+	delay    int64 // pictures by which a video's decoding runs ahead of its presentation
+	started  bool  // a packet had a decoding time of its own
 }
 
 // frameTime keeps the decoded frames' times rising.
@@ -44,7 +46,7 @@ const jump = 10
 func newTimeline(m *av.Media, discontinuous bool, note func()) *timeline {
 	t := &timeline{discontinuous: discontinuous, note: note}
 	for _, s := range m.Streams {
-		t.streams = append(t.streams, streamTime{timeBase: s.TimeBase, kind: s.Kind})
+		t.streams = append(t.streams, streamTime{timeBase: s.TimeBase, kind: s.Kind, delay: int64(av.VideoDelay(s.Params))})
 	}
 	v := m.Video()
 	if rate, tb := v.AvgFrameRate.Float(), v.TimeBase.Float(); rate > 0 && tb > 0 {
@@ -99,8 +101,15 @@ func (t *timeline) rise(s *streamTime, p *astiav.Packet) {
 		return
 	}
 	dts := p.Dts()
-	if dts == av.NoTimestamp {
+	switch {
+	case dts != av.NoTimestamp:
+		s.started = true
+	case s.delay == 0:
 		dts = p.Pts()
+	case !s.haveDTS() && p.Pts() != av.NoTimestamp:
+		// Matroska tells no decoding times, and FFmpeg knows them only once it has seen as many pictures as are reordered. The
+		// presentation time would be too late: the pictures shown before it are decoded after it.
+		dts = p.Pts() - s.delay*max(p.Duration(), 1)
 	}
 	sparse := s.kind == media.KindSubtitle || s.kind == media.KindData
 	switch {
@@ -108,7 +117,9 @@ func (t *timeline) rise(s *streamTime, p *astiav.Packet) {
 		return // the muxer begins where it likes
 	case dts == av.NoTimestamp:
 		dts = s.dts + s.duration
-		t.repaired()
+		if s.started {
+			t.repaired()
+		}
 	case s.haveDTS() && (dts < s.dts || dts == s.dts && !sparse):
 		dts = s.dts
 		if !sparse {

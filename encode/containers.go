@@ -91,8 +91,8 @@ func containerOf(c Container) *container {
 	return nil
 }
 
-// holds tells whether a stream can pass through to this container.
-func (c *container) holds(s *av.Stream) bool {
+// holds tells whether a stream can pass through to this container, in a file that is seekable or not.
+func (c *container) holds(s *av.Stream, seekable bool) bool {
 	p := s.Params
 	codec := av.CodecName(p.CodecID())
 	switch {
@@ -114,13 +114,13 @@ func (c *container) holds(s *av.Stream) bool {
 			return false
 		}
 	}
-	return c.takes(s, codec) && accepts(c, s)
+	return c.takes(s, codec) && accepts(c, s, seekable)
 }
 
 // alternative returns the name of a container that could hold a stream which this one cannot, empty for none.
-func (c *container) alternative(s *av.Stream) string {
+func (c *container) alternative(s *av.Stream, seekable bool) string {
 	for _, other := range containers {
-		if other != c && other.holds(s) {
+		if other != c && other.holds(s, seekable) {
 			return other.label
 		}
 	}

@@ -195,12 +195,17 @@ func (x *mux) addCopy(m *av.Media, s *av.Stream) error {
 }
 
 // accepts tells whether a container's muxer begins a file that holds nothing but this stream. Tables know codecs; the muxer
-// also knows what it cannot do without, such as the codec's own header. Nothing is kept of the file.
-func accepts(c *container, s *av.Stream) bool {
-	x := &mux{plan: &Layout{Container: c.container, container: c, scale: 1}, file: &file{out: discard{}}}
+// also knows what it cannot do without, such as the codec's own header, which it may wait for where it can go back and write it
+// later. Nothing is kept of the file.
+func accepts(c *container, s *av.Stream, seekable bool) bool {
+	x := &mux{plan: &Layout{Container: c.container, container: c, scale: 1, seekable: seekable}, file: &file{out: discard{}}}
 	defer x.close()
+	var seek func(int64, int) (int64, error)
+	if seekable {
+		seek = x.file.seek
+	}
 	var err error
-	if x.io, err = av.AllocOutputIO(ioBuffer, x.file.write, nil); err != nil {
+	if x.io, err = av.AllocOutputIO(ioBuffer, x.file.write, seek); err != nil {
 		return false
 	}
 	if x.fc, err = av.AllocMuxer(c.name); err != nil {

@@ -203,7 +203,7 @@ func (l *Layout) chooseContainer(m *av.Media) *container {
 		fits = false // see storable
 	}
 	for i, s := range m.Streams {
-		fits = fits && (i == m.VideoIndex || c.holds(s) || c.silent(m, s))
+		fits = fits && (i == m.VideoIndex || c.holds(s, l.seekable) || c.silent(m, s))
 	}
 	if !fits {
 		c = containerOf(ContainerMatroska)
@@ -300,7 +300,7 @@ func (l *Layout) assignStreams(m *av.Media, o Options) error {
 		switch {
 		case i == m.VideoIndex:
 			in.Action = media.ActionUpscale
-		case !l.container.holds(s):
+		case !l.container.holds(s, l.seekable):
 			in.Action, in.Peer = media.ActionDrop, -1
 		}
 		if in.Action != media.ActionDrop {
@@ -313,7 +313,7 @@ func (l *Layout) assignStreams(m *av.Media, o Options) error {
 			continue
 		}
 		text := fmt.Sprintf("%s (stream %d) is left out: %s cannot hold it", streamName(in, s), i, l.container.label)
-		if other := l.container.alternative(s); other != "" {
+		if other := l.container.alternative(s, l.seekable); other != "" {
 			text += ", " + other + " can"
 		}
 		if o.Strict {

@@ -16,6 +16,14 @@ import (
 	"github.com/asticode/go-astiav"
 )
 
+// VideoDelay returns by how many pictures the decoding of a stream runs ahead of its presentation; 0 for p nil.
+func VideoDelay(p *astiav.CodecParameters) int {
+	if p == nil {
+		return 0
+	}
+	return int((*C.AVCodecParameters)(raw(p)).video_delay)
+}
+
 // Describe reads everything an opened demuxer knows into a Media, which the caller frees. UseVideo is to be called next.
 func Describe(fc *astiav.FormatContext) (*Media, error) {
 	m := &Media{VideoIndex: -1}

@@ -40,8 +40,9 @@ func connect(t *testing.T, addr string) *grpc.ClientConn {
 
 // job is a job driven through the stubs, for what the real client never does: stopping to read, cancelling at a point.
 type job struct {
-	stream grpc.BidiStreamingClient[upscalev1.UpscaleRequest, upscalev1.UpscaleResponse]
-	cancel context.CancelFunc
+	stream   grpc.BidiStreamingClient[upscalev1.UpscaleRequest, upscalev1.UpscaleResponse]
+	cancel   context.CancelFunc
+	uploaded chan struct{} // closed when all data has been sent
 }
 
 // begin starts a job and uploads data in the background.
@@ -68,7 +69,9 @@ func start(t *testing.T, c upscalev1.UpscaleServiceClient, data []byte, complete
 	if err := stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: settings}}); err != nil {
 		t.Fatal(err)
 	}
+	uploaded := make(chan struct{})
 	go func() {
+		defer close(uploaded)
 		for len(data) > 0 {
 			n := min(len(data), 31<<10)
 			if stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Chunk{Chunk: &upscalev1.Chunk{Data: data[:n]}}}) != nil {
@@ -80,7 +83,7 @@ func start(t *testing.T, c upscalev1.UpscaleServiceClient, data []byte, complete
 			_ = stream.CloseSend()
 		}
 	}()
-	return &job{stream, cancel}
+	return &job{stream, cancel, uploaded}
 }
 
 // finish reads to the end and returns the summary, or the status that ended the job.
@@ -164,7 +167,7 @@ func TestInterruptLeavesNothing(t *testing.T) {
 func TestSIGTERMFinishesRunningJobs(t *testing.T) {
 	s := startServer(t, "--grace", "1m")
 	c := dial(t, s.addr)
-	j := begin(t, c, synthetic(t, 200, 320, 180))
+	j := beginOpen(t, c, synthetic(t, 200, 320, 180))
 	if err := j.untilFrames(1); err != nil {
 		t.Fatal(err)
 	}
@@ -178,6 +181,10 @@ func TestSIGTERMFinishesRunningJobs(t *testing.T) {
 	})
 	if _, err := begin(t, c, []byte("x")).finish(); status.Code(err) != codes.Unavailable {
 		t.Errorf("a job sent after SIGTERM: %v, want UNAVAILABLE", err)
+	}
+	<-j.uploaded
+	if err := j.stream.CloseSend(); err != nil {
+		t.Fatal(err)
 	}
 	summary, err := j.finish()
 	if err != nil || summary.GetFramesEncoded() != 200 {
@@ -264,7 +271,7 @@ func TestStalledJobsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Nothing follows.
-	if _, err := (&job{stream, cancel}).finish(); status.Code(err) != codes.Aborted {
+	if _, err := (&job{stream: stream, cancel: cancel}).finish(); status.Code(err) != codes.Aborted {
 		t.Errorf("got %v, want ABORTED", err)
 	}
 }
@@ -355,7 +362,7 @@ func TestMemoryDoesNotGrowWithLength(t *testing.T) {
 		frames = 1500
 	}
 	s := startServer(t)
-	j := begin(t, dial(t, s.addr), synthetic(t, frames, 64, 48))
+	j := beginOpen(t, dial(t, s.addr), synthetic(t, frames, 64, 48)) // it must not be done before it was looked at
 	if err := j.untilFrames(uint64(frames / 4)); err != nil {
 		t.Fatal(err)
 	}
@@ -364,6 +371,10 @@ func TestMemoryDoesNotGrowWithLength(t *testing.T) {
 		t.Fatal(err)
 	}
 	late := residentBytes(t, s.cmd.Process.Pid)
+	<-j.uploaded
+	if err := j.stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
 	if summary, err := j.finish(); err != nil || summary.GetFramesEncoded() != uint64(frames) {
 		t.Fatalf("%v, %v; want %d frames", summary, err, frames)
 	}

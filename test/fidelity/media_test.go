@@ -1,0 +1,215 @@
+package fidelity
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// ffmpeg makes a file; args are split at blanks. Equal names overwrite each other.
+func ffmpeg(t *testing.T, dir, name, args string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	all := append([]string{"-v", "error", "-nostdin", "-y"}, strings.Fields(args)...)
+	if out, err := exec.Command("ffmpeg", append(all, path)...).CombinedOutput(); err != nil {
+		t.Fatalf("ffmpeg %s: %v\n%s", args, err, out)
+	}
+	return path
+}
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// pgs returns Blu-ray subtitles: one bitmap of 8x2 pixels shown at each of the times, in milliseconds, for 300 ms.
+func pgs(times ...int) string {
+	var b bytes.Buffer
+	segment := func(ms int, kind byte, content ...byte) {
+		b.WriteString("PG")
+		_ = binary.Write(&b, binary.BigEndian, []uint32{uint32(ms * 90), 0})
+		b.WriteByte(kind)
+		_ = binary.Write(&b, binary.BigEndian, uint16(len(content)))
+		b.Write(content)
+	}
+	const end, palette, object, composition, window = 0x80, 0x14, 0x15, 0x16, 0x17
+	for i, ms := range times {
+		n := byte(2 * i)
+		segment(ms, composition, 0, 96, 0, 64, 0x10, 0, n, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 8, 0, 8)
+		segment(ms, window, 1, 0, 0, 8, 0, 8, 0, 8, 0, 2)
+		segment(ms, palette, 0, 0, 1, 235, 128, 128, 255)
+		line := []byte{0, 0x88, 1, 0, 0} // eight pixels of colour 1, end of line
+		data := slices.Concat(line, line)
+		segment(ms, object, slices.Concat([]byte{0, 0, 0, 0xc0, 0, 0, byte(len(data) + 4), 0, 8, 0, 2}, data)...)
+		segment(ms, end)
+		segment(ms+300, composition, 0, 96, 0, 64, 0x10, 0, n+1, 0, 0, 0, 0)
+		segment(ms+300, window, 1, 0, 0, 8, 0, 8, 0, 8, 0, 2)
+		segment(ms+300, end)
+	}
+	return b.String()
+}
+
+// probed is what ffprobe says of a file.
+type probed struct {
+	Streams  []map[string]any
+	Chapters []struct {
+		Start string            `json:"start_time"`
+		End   string            `json:"end_time"`
+		Tags  map[string]string `json:"tags"`
+	}
+	Format  map[string]any
+	Packets []struct {
+		Stream int    `json:"stream_index"`
+		PTS    string `json:"pts_time"`
+		DTS    string `json:"dts_time"`
+		Size   string `json:"size"`
+		Hash   string `json:"data_hash"`
+	}
+	Frames []struct {
+		SideData []map[string]any `json:"side_data_list"`
+	}
+}
+
+func probe(t *testing.T, path string) probed {
+	t.Helper()
+	var p probed
+	for _, args := range [][]string{
+		{"-show_streams", "-show_packets", "-show_chapters", "-show_format", "-show_data_hash", "md5"},
+		{"-select_streams", "v:0", "-show_frames", "-read_intervals", "%+#1", "-show_entries", "frame=side_data_list"},
+	} {
+		out, err := exec.Command("ffprobe", slices.Concat([]string{"-v", "error", "-print_format", "json"}, args, []string{path})...).Output()
+		if err != nil {
+			t.Fatalf("ffprobe %s: %v", path, err)
+		}
+		var part probed
+		if err := json.Unmarshal(out, &part); err != nil {
+			t.Fatal(err)
+		}
+		if part.Streams != nil {
+			p = part
+		} else {
+			p.Frames = part.Frames
+		}
+	}
+	return p
+}
+
+// kind returns what the tables call a stream.
+func (p probed) kind(i, upscaled int) string {
+	s := p.Streams[i]
+	kind, _ := s["codec_type"].(string)
+	if d, _ := s["disposition"].(map[string]any); d != nil && d["attached_pic"] == 1.0 {
+		return "cover"
+	}
+	switch {
+	case i == upscaled:
+		return "upscaled"
+	case kind == "":
+		return "data"
+	}
+	return kind
+}
+
+// fields returns all that ffprobe says of a stream, by "kind field", values as text.
+func (p probed) fields(i, upscaled int) map[string]string {
+	all := map[string]string{}
+	kind := p.kind(i, upscaled)
+	s := p.Streams[i]
+	flatten(all, kind+" ", s)
+	lists := [][]map[string]any{}
+	if list, ok := s["side_data_list"].([]any); ok {
+		for _, sd := range list {
+			lists = append(lists, []map[string]any{sd.(map[string]any)})
+		}
+	}
+	if kind == "upscaled" && len(p.Frames) > 0 { // codecs say in each picture what containers say once
+		lists = append(lists, p.Frames[0].SideData)
+	}
+	for _, list := range lists {
+		for _, sd := range list {
+			name := fmt.Sprint(sd["side_data_type"])
+			if strings.HasPrefix(name, "Mastering") || strings.HasPrefix(name, "Content") || name == "Display Matrix" {
+				flatten(all, kind+" side_data."+name+".", sd)
+			}
+		}
+	}
+	return all
+}
+
+func flatten(all map[string]string, prefix string, m map[string]any) {
+	for k, v := range m {
+		switch v := v.(type) {
+		case map[string]any:
+			lower := map[string]any{} // Matroska writes its names in capitals
+			for k, v := range v {
+				lower[strings.ToLower(k)] = v
+			}
+			flatten(all, prefix+k+".", lower)
+		case []any:
+		case string:
+			if n, d, ok := strings.Cut(v, "/"); ok && d != "0" {
+				x, errX := strconv.ParseFloat(n, 64)
+				y, errY := strconv.ParseFloat(d, 64)
+				if errX == nil && errY == nil { // fractions of different denominators are the same
+					v = strconv.FormatFloat(x/y, 'g', 4, 64)
+				}
+			}
+			all[prefix+k] = v
+		default:
+			all[prefix+k] = fmt.Sprint(v)
+		}
+	}
+}
+
+// even tells whether a stream's packets come at equal distances.
+func (p probed) even(i int) bool {
+	all := p.packets(i)
+	for k := 2; k < len(all); k++ {
+		if a, b := all[k].time-all[k-1].time, all[1].time-all[0].time; a < b-0.002 || a > b+0.002 {
+			return false
+		}
+	}
+	return true
+}
+
+type timed struct {
+	time float64
+	hash string
+	size string
+}
+
+// packets returns a stream's packets by time. Empty text samples, by which MP4 marks the end of a subtitle, are no packets.
+func (p probed) packets(i int) (all []timed) {
+	for _, k := range p.Packets {
+		if k.Stream != i || k.Size == "2" && p.Streams[i]["codec_name"] == "mov_text" {
+			continue
+		}
+		at, err := strconv.ParseFloat(k.PTS, 64)
+		if err != nil {
+			at, _ = strconv.ParseFloat(k.DTS, 64)
+		}
+		all = append(all, timed{at, k.Hash, k.Size})
+	}
+	slices.SortStableFunc(all, func(a, b timed) int {
+		switch {
+		case a.time < b.time:
+			return -1
+		case a.time > b.time:
+			return 1
+		}
+		return 0
+	})
+	return all
+}
