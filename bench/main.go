@@ -51,7 +51,7 @@ func run(clip, size string, rounds, frames int, model string) error {
 	defer os.RemoveAll(dir)
 	in := filepath.Join(dir, "in.mp4")
 	prepare := exec.Command("ffmpeg", "-v", "error", "-y", "-i", clip, "-frames:v", fmt.Sprint(frames), "-an",
-		"-vf", "scale="+strings.Replace(size, "x", ":", 1)+":flags=bicubic", "-c:v", "libx264", "-crf", "20", in)
+		"-vf", "scale="+strings.Replace(size, "x", ":", 1)+":flags=bicubic", "-c:v", "libx264", "-crf", "20", "-movflags", "+faststart", in)
 	if out, err := prepare.CombinedOutput(); err != nil {
 		return fmt.Errorf("prepare the clip: %w: %s", err, out)
 	}
