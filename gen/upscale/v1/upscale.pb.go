@@ -27,6 +27,104 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Mode is what is upscaled.
+type Mode int32
+
+const (
+	// A file: every frame is upscaled, however long that takes.
+	Mode_MODE_UNSPECIFIED Mode = 0
+	// A running stream: the output keeps up with the input, at a lower quality where the machine is too slow.
+	Mode_MODE_LIVE Mode = 1
+)
+
+// Enum value maps for Mode.
+var (
+	Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_LIVE",
+	}
+	Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_LIVE":        1,
+	}
+)
+
+func (x Mode) Enum() *Mode {
+	p := new(Mode)
+	*p = x
+	return p
+}
+
+func (x Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_upscale_v1_upscale_proto_enumTypes[0].Descriptor()
+}
+
+func (Mode) Type() protoreflect.EnumType {
+	return &file_upscale_v1_upscale_proto_enumTypes[0]
+}
+
+func (x Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Mode.Descriptor instead.
+func (Mode) EnumDescriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{0}
+}
+
+// Fragment is how much a fragment of an MP4 output holds.
+type Fragment int32
+
+const (
+	// A group of pictures, from one key frame to the next.
+	Fragment_FRAGMENT_UNSPECIFIED Fragment = 0
+	// One frame: the least delay.
+	Fragment_FRAGMENT_FRAME Fragment = 1
+)
+
+// Enum value maps for Fragment.
+var (
+	Fragment_name = map[int32]string{
+		0: "FRAGMENT_UNSPECIFIED",
+		1: "FRAGMENT_FRAME",
+	}
+	Fragment_value = map[string]int32{
+		"FRAGMENT_UNSPECIFIED": 0,
+		"FRAGMENT_FRAME":       1,
+	}
+)
+
+func (x Fragment) Enum() *Fragment {
+	p := new(Fragment)
+	*p = x
+	return p
+}
+
+func (x Fragment) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Fragment) Descriptor() protoreflect.EnumDescriptor {
+	return file_upscale_v1_upscale_proto_enumTypes[1].Descriptor()
+}
+
+func (Fragment) Type() protoreflect.EnumType {
+	return &file_upscale_v1_upscale_proto_enumTypes[1]
+}
+
+func (x Fragment) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Fragment.Descriptor instead.
+func (Fragment) EnumDescriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{1}
+}
+
 // Container is a file format of the output.
 type Container int32
 
@@ -40,6 +138,8 @@ const (
 	Container_CONTAINER_MOV         Container = 5
 	// One PNG picture, the first of the input or of its part, turned the right way up; the rest is left out.
 	Container_CONTAINER_PNG Container = 6
+	// Every picture as a PNG, each a file of its own (Chunk.file).
+	Container_CONTAINER_PNG_SEQUENCE Container = 7
 )
 
 // Enum value maps for Container.
@@ -52,15 +152,17 @@ var (
 		4: "CONTAINER_MPEGTS",
 		5: "CONTAINER_MOV",
 		6: "CONTAINER_PNG",
+		7: "CONTAINER_PNG_SEQUENCE",
 	}
 	Container_value = map[string]int32{
-		"CONTAINER_UNSPECIFIED": 0,
-		"CONTAINER_MP4":         1,
-		"CONTAINER_MATROSKA":    2,
-		"CONTAINER_WEBM":        3,
-		"CONTAINER_MPEGTS":      4,
-		"CONTAINER_MOV":         5,
-		"CONTAINER_PNG":         6,
+		"CONTAINER_UNSPECIFIED":  0,
+		"CONTAINER_MP4":          1,
+		"CONTAINER_MATROSKA":     2,
+		"CONTAINER_WEBM":         3,
+		"CONTAINER_MPEGTS":       4,
+		"CONTAINER_MOV":          5,
+		"CONTAINER_PNG":          6,
+		"CONTAINER_PNG_SEQUENCE": 7,
 	}
 )
 
@@ -75,11 +177,11 @@ func (x Container) String() string {
 }
 
 func (Container) Descriptor() protoreflect.EnumDescriptor {
-	return file_upscale_v1_upscale_proto_enumTypes[0].Descriptor()
+	return file_upscale_v1_upscale_proto_enumTypes[2].Descriptor()
 }
 
 func (Container) Type() protoreflect.EnumType {
-	return &file_upscale_v1_upscale_proto_enumTypes[0]
+	return &file_upscale_v1_upscale_proto_enumTypes[2]
 }
 
 func (x Container) Number() protoreflect.EnumNumber {
@@ -88,7 +190,7 @@ func (x Container) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Container.Descriptor instead.
 func (Container) EnumDescriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{0}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{2}
 }
 
 // VideoCodec is the codec of the upscaled video stream.
@@ -142,11 +244,11 @@ func (x VideoCodec) String() string {
 }
 
 func (VideoCodec) Descriptor() protoreflect.EnumDescriptor {
-	return file_upscale_v1_upscale_proto_enumTypes[1].Descriptor()
+	return file_upscale_v1_upscale_proto_enumTypes[3].Descriptor()
 }
 
 func (VideoCodec) Type() protoreflect.EnumType {
-	return &file_upscale_v1_upscale_proto_enumTypes[1]
+	return &file_upscale_v1_upscale_proto_enumTypes[3]
 }
 
 func (x VideoCodec) Number() protoreflect.EnumNumber {
@@ -155,7 +257,7 @@ func (x VideoCodec) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VideoCodec.Descriptor instead.
 func (VideoCodec) EnumDescriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{1}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{3}
 }
 
 // Device is where the network runs.
@@ -193,11 +295,11 @@ func (x Device) String() string {
 }
 
 func (Device) Descriptor() protoreflect.EnumDescriptor {
-	return file_upscale_v1_upscale_proto_enumTypes[2].Descriptor()
+	return file_upscale_v1_upscale_proto_enumTypes[4].Descriptor()
 }
 
 func (Device) Type() protoreflect.EnumType {
-	return &file_upscale_v1_upscale_proto_enumTypes[2]
+	return &file_upscale_v1_upscale_proto_enumTypes[4]
 }
 
 func (x Device) Number() protoreflect.EnumNumber {
@@ -206,7 +308,7 @@ func (x Device) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Device.Descriptor instead.
 func (Device) EnumDescriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{2}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{4}
 }
 
 // Deinterlace says what happens to interlaced video.
@@ -244,11 +346,11 @@ func (x Deinterlace) String() string {
 }
 
 func (Deinterlace) Descriptor() protoreflect.EnumDescriptor {
-	return file_upscale_v1_upscale_proto_enumTypes[3].Descriptor()
+	return file_upscale_v1_upscale_proto_enumTypes[5].Descriptor()
 }
 
 func (Deinterlace) Type() protoreflect.EnumType {
-	return &file_upscale_v1_upscale_proto_enumTypes[3]
+	return &file_upscale_v1_upscale_proto_enumTypes[5]
 }
 
 func (x Deinterlace) Number() protoreflect.EnumNumber {
@@ -257,7 +359,7 @@ func (x Deinterlace) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Deinterlace.Descriptor instead.
 func (Deinterlace) EnumDescriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{3}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{5}
 }
 
 // StreamKind is what a stream holds.
@@ -303,11 +405,11 @@ func (x StreamKind) String() string {
 }
 
 func (StreamKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_upscale_v1_upscale_proto_enumTypes[4].Descriptor()
+	return file_upscale_v1_upscale_proto_enumTypes[6].Descriptor()
 }
 
 func (StreamKind) Type() protoreflect.EnumType {
-	return &file_upscale_v1_upscale_proto_enumTypes[4]
+	return &file_upscale_v1_upscale_proto_enumTypes[6]
 }
 
 func (x StreamKind) Number() protoreflect.EnumNumber {
@@ -316,7 +418,7 @@ func (x StreamKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StreamKind.Descriptor instead.
 func (StreamKind) EnumDescriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{4}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{6}
 }
 
 // StreamAction is what happens to a stream.
@@ -359,11 +461,11 @@ func (x StreamAction) String() string {
 }
 
 func (StreamAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_upscale_v1_upscale_proto_enumTypes[5].Descriptor()
+	return file_upscale_v1_upscale_proto_enumTypes[7].Descriptor()
 }
 
 func (StreamAction) Type() protoreflect.EnumType {
-	return &file_upscale_v1_upscale_proto_enumTypes[5]
+	return &file_upscale_v1_upscale_proto_enumTypes[7]
 }
 
 func (x StreamAction) Number() protoreflect.EnumNumber {
@@ -372,7 +474,7 @@ func (x StreamAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StreamAction.Descriptor instead.
 func (StreamAction) EnumDescriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{5}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{7}
 }
 
 // NoticeCode is the kind of a notice.
@@ -398,21 +500,33 @@ const (
 	NoticeCode_NOTICE_CODE_METADATA_REDUCED NoticeCode = 8
 	// Another device, model, codec or container than the preferred one is used.
 	NoticeCode_NOTICE_CODE_FALLBACK NoticeCode = 9
+	// A live job changed to a faster or to a better model, because it fell behind or has room again.
+	NoticeCode_NOTICE_CODE_LEVEL_CHANGED NoticeCode = 10
+	// A live job dropped frames; told at most once a second, with their number.
+	NoticeCode_NOTICE_CODE_FRAMES_DROPPED NoticeCode = 11
+	// A live source or sink went away or fell silent, or is back.
+	NoticeCode_NOTICE_CODE_CONNECTION NoticeCode = 12
+	// An interrupted output is gone on with.
+	NoticeCode_NOTICE_CODE_RESUMED NoticeCode = 13
 )
 
 // Enum value maps for NoticeCode.
 var (
 	NoticeCode_name = map[int32]string{
-		0: "NOTICE_CODE_UNSPECIFIED",
-		1: "NOTICE_CODE_INPUT_SPOOLED",
-		2: "NOTICE_CODE_STREAM_DROPPED",
-		3: "NOTICE_CODE_PIXEL_FORMAT_CONVERTED",
-		4: "NOTICE_CODE_TIMESTAMPS_REPAIRED",
-		5: "NOTICE_CODE_INPUT_DAMAGED",
-		6: "NOTICE_CODE_DEINTERLACED",
-		7: "NOTICE_CODE_SIZE_CHANGED",
-		8: "NOTICE_CODE_METADATA_REDUCED",
-		9: "NOTICE_CODE_FALLBACK",
+		0:  "NOTICE_CODE_UNSPECIFIED",
+		1:  "NOTICE_CODE_INPUT_SPOOLED",
+		2:  "NOTICE_CODE_STREAM_DROPPED",
+		3:  "NOTICE_CODE_PIXEL_FORMAT_CONVERTED",
+		4:  "NOTICE_CODE_TIMESTAMPS_REPAIRED",
+		5:  "NOTICE_CODE_INPUT_DAMAGED",
+		6:  "NOTICE_CODE_DEINTERLACED",
+		7:  "NOTICE_CODE_SIZE_CHANGED",
+		8:  "NOTICE_CODE_METADATA_REDUCED",
+		9:  "NOTICE_CODE_FALLBACK",
+		10: "NOTICE_CODE_LEVEL_CHANGED",
+		11: "NOTICE_CODE_FRAMES_DROPPED",
+		12: "NOTICE_CODE_CONNECTION",
+		13: "NOTICE_CODE_RESUMED",
 	}
 	NoticeCode_value = map[string]int32{
 		"NOTICE_CODE_UNSPECIFIED":            0,
@@ -425,6 +539,10 @@ var (
 		"NOTICE_CODE_SIZE_CHANGED":           7,
 		"NOTICE_CODE_METADATA_REDUCED":       8,
 		"NOTICE_CODE_FALLBACK":               9,
+		"NOTICE_CODE_LEVEL_CHANGED":          10,
+		"NOTICE_CODE_FRAMES_DROPPED":         11,
+		"NOTICE_CODE_CONNECTION":             12,
+		"NOTICE_CODE_RESUMED":                13,
 	}
 )
 
@@ -439,11 +557,11 @@ func (x NoticeCode) String() string {
 }
 
 func (NoticeCode) Descriptor() protoreflect.EnumDescriptor {
-	return file_upscale_v1_upscale_proto_enumTypes[6].Descriptor()
+	return file_upscale_v1_upscale_proto_enumTypes[8].Descriptor()
 }
 
 func (NoticeCode) Type() protoreflect.EnumType {
-	return &file_upscale_v1_upscale_proto_enumTypes[6]
+	return &file_upscale_v1_upscale_proto_enumTypes[8]
 }
 
 func (x NoticeCode) Number() protoreflect.EnumNumber {
@@ -452,7 +570,7 @@ func (x NoticeCode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NoticeCode.Descriptor instead.
 func (NoticeCode) EnumDescriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{6}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{8}
 }
 
 // UpscaleRequest is one message of the client's stream: Start first and once, then Chunks.
@@ -462,6 +580,7 @@ type UpscaleRequest struct {
 	//
 	//	*UpscaleRequest_Start
 	//	*UpscaleRequest_Chunk
+	//	*UpscaleRequest_Resumed
 	Payload       isUpscaleRequest_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -522,6 +641,15 @@ func (x *UpscaleRequest) GetChunk() *Chunk {
 	return nil
 }
 
+func (x *UpscaleRequest) GetResumed() *Chunk {
+	if x != nil {
+		if x, ok := x.Payload.(*UpscaleRequest_Resumed); ok {
+			return x.Resumed
+		}
+	}
+	return nil
+}
+
 type isUpscaleRequest_Payload interface {
 	isUpscaleRequest_Payload()
 }
@@ -535,9 +663,16 @@ type UpscaleRequest_Chunk struct {
 	Chunk *Chunk `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
 }
 
+type UpscaleRequest_Resumed struct {
+	// The next piece of the incomplete output that Start.resume announced.
+	Resumed *Chunk `protobuf:"bytes,3,opt,name=resumed,proto3,oneof"`
+}
+
 func (*UpscaleRequest_Start) isUpscaleRequest_Payload() {}
 
 func (*UpscaleRequest_Chunk) isUpscaleRequest_Payload() {}
+
+func (*UpscaleRequest_Resumed) isUpscaleRequest_Payload() {}
 
 // UpscaleResponse is one message of the server's stream.
 type UpscaleResponse struct {
@@ -810,10 +945,15 @@ func (x *ProbeResponse) GetNotices() []*Notice {
 type Chunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
-	// Where data begins in the output, in bytes. With Output.seekable the muxer returns to earlier offsets to complete
+	// Where data begins in the output file, in bytes. With Output.seekable the muxer returns to earlier offsets to complete
 	// headers; a client that writes every chunk at its offset ends up with an ordinary file. Without it offsets only grow
 	// by the length of the previous chunk.
-	Offset        uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Which file of the output data belongs to, counted from 0, when the output is several: the pictures of a sequence, or the
+	// segments of Live.segment. A file is complete when the first chunk of the next one, or the Summary, comes.
+	File uint32 `protobuf:"varint,3,opt,name=file,proto3" json:"file,omitempty"`
+	// The length of the file in time; set in the last chunk of a segment, which may have no data.
+	FileDuration  *durationpb.Duration `protobuf:"bytes,4,opt,name=file_duration,json=fileDuration,proto3" json:"file_duration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,6 +1002,20 @@ func (x *Chunk) GetOffset() uint64 {
 	return 0
 }
 
+func (x *Chunk) GetFile() uint32 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *Chunk) GetFileDuration() *durationpb.Duration {
+	if x != nil {
+		return x.FileDuration
+	}
+	return nil
+}
+
 // Start describes the job. Every field may be left at its default.
 type Start struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -880,7 +1034,17 @@ type Start struct {
 	StartTime *durationpb.Duration `protobuf:"bytes,8,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// How long the part to upscale is; unset means to the end. The server ends the job once it has the part, which may be
 	// long before the client has sent everything.
-	Duration      *durationpb.Duration `protobuf:"bytes,9,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,9,opt,name=duration,proto3" json:"duration,omitempty"`
+	// A file, or a stream that is still running.
+	Mode Mode `protobuf:"varint,10,opt,name=mode,proto3,enum=upscale.v1.Mode" json:"mode,omitempty"`
+	// Of MODE_LIVE alone.
+	Live *Live `protobuf:"bytes,11,opt,name=live,proto3" json:"live,omitempty"`
+	// Show each picture twice, side by side: scaled by bicubic interpolation on the left, by the model on the right.
+	Compare bool `protobuf:"varint,12,opt,name=compare,proto3" json:"compare,omitempty"`
+	// Make a frame of each field of interlaced video, at twice the rate, instead of one of every two.
+	FieldRate bool `protobuf:"varint,13,opt,name=field_rate,json=fieldRate,proto3" json:"field_rate,omitempty"`
+	// Go on with an output that was interrupted. See Resume.
+	Resume        *Resume `protobuf:"bytes,14,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -978,6 +1142,212 @@ func (x *Start) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *Start) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
+}
+
+func (x *Start) GetLive() *Live {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+func (x *Start) GetCompare() bool {
+	if x != nil {
+		return x.Compare
+	}
+	return false
+}
+
+func (x *Start) GetFieldRate() bool {
+	if x != nil {
+		return x.FieldRate
+	}
+	return false
+}
+
+func (x *Start) GetResume() *Resume {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
+}
+
+// Live says how to treat a running stream.
+//
+// The encoder looks at no frames ahead and makes no B-frames unless told otherwise, and every packet goes out at once. When
+// frames come faster than the model takes them, the next faster model is used, at the end bicubic interpolation, and only then
+// are frames dropped; notices tell each step.
+type Live struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long a frame may take from decoding to encoding. Unset means 500 ms.
+	Latency *durationpb.Duration `protobuf:"bytes,1,opt,name=latency,proto3" json:"latency,omitempty"`
+	// The lowest tier to be used (s, m, l); frames are dropped rather than going below it. Empty: down to bicubic interpolation.
+	QualityFloor string `protobuf:"bytes,2,opt,name=quality_floor,json=qualityFloor,proto3" json:"quality_floor,omitempty"`
+	// An address that the server reads instead of chunks: rtmp, rtsp, srt, udp, or http(s) for HLS. PERMISSION_DENIED unless the
+	// server's operator allowed it.
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// An address that the server writes to instead of sending chunks: rtmp, rtsp, srt or udp.
+	Sink string `protobuf:"bytes,4,opt,name=sink,proto3" json:"sink,omitempty"`
+	// How long the output goes on with the last picture while the source is gone or silent. Unset means 30 s.
+	Hold *durationpb.Duration `protobuf:"bytes,5,opt,name=hold,proto3" json:"hold,omitempty"`
+	// How much a fragment of an MP4 output holds.
+	Fragment Fragment `protobuf:"varint,6,opt,name=fragment,proto3,enum=upscale.v1.Fragment" json:"fragment,omitempty"`
+	// Begin a new file of the output at the first key frame after this time, for HLS. Of CONTAINER_MPEGTS alone; unset means one
+	// file.
+	Segment *durationpb.Duration `protobuf:"bytes,7,opt,name=segment,proto3" json:"segment,omitempty"`
+	// The input is not a stream that comes as it happens but a file, which is read no faster than it plays.
+	Paced bool `protobuf:"varint,8,opt,name=paced,proto3" json:"paced,omitempty"`
+	// Time between key frames. Unset means 2 s.
+	KeyFrameInterval *durationpb.Duration `protobuf:"bytes,9,opt,name=key_frame_interval,json=keyFrameInterval,proto3" json:"key_frame_interval,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Live) Reset() {
+	*x = Live{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Live) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Live) ProtoMessage() {}
+
+func (x *Live) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Live.ProtoReflect.Descriptor instead.
+func (*Live) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Live) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *Live) GetQualityFloor() string {
+	if x != nil {
+		return x.QualityFloor
+	}
+	return ""
+}
+
+func (x *Live) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Live) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
+func (x *Live) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *Live) GetFragment() Fragment {
+	if x != nil {
+		return x.Fragment
+	}
+	return Fragment_FRAGMENT_UNSPECIFIED
+}
+
+func (x *Live) GetSegment() *durationpb.Duration {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *Live) GetPaced() bool {
+	if x != nil {
+		return x.Paced
+	}
+	return false
+}
+
+func (x *Live) GetKeyFrameInterval() *durationpb.Duration {
+	if x != nil {
+		return x.KeyFrameInterval
+	}
+	return nil
+}
+
+// Resume makes the server go on with an output that was interrupted. Before the input's chunks, the client sends those of the
+// incomplete output (Chunk.resumed), whose encoded frames are used as they are up to its last whole group of pictures.
+type Resume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Length in bytes of the incomplete output.
+	Size          uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resume) Reset() {
+	*x = Resume{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resume) ProtoMessage() {}
+
+func (x *Resume) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resume.ProtoReflect.Descriptor instead.
+func (*Resume) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Resume) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // Input is what the client knows of the video it sends. Nothing here is trusted.
 type Input struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -991,7 +1361,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[6]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1373,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[6]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1386,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{6}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Input) GetName() string {
@@ -1057,7 +1427,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[7]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1439,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[7]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1452,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{7}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Output) GetContainer() Container {
@@ -1164,7 +1534,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[8]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1546,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[8]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1559,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{8}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Accepted) GetJobId() string {
@@ -1263,7 +1633,7 @@ type MediaInfo struct {
 
 func (x *MediaInfo) Reset() {
 	*x = MediaInfo{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[9]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1645,7 @@ func (x *MediaInfo) String() string {
 func (*MediaInfo) ProtoMessage() {}
 
 func (x *MediaInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[9]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1658,7 @@ func (x *MediaInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MediaInfo.ProtoReflect.Descriptor instead.
 func (*MediaInfo) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{9}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MediaInfo) GetContainer() string {
@@ -1342,7 +1712,7 @@ type StreamInfo struct {
 
 func (x *StreamInfo) Reset() {
 	*x = StreamInfo{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[10]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1724,7 @@ func (x *StreamInfo) String() string {
 func (*StreamInfo) ProtoMessage() {}
 
 func (x *StreamInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[10]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1737,7 @@ func (x *StreamInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamInfo.ProtoReflect.Descriptor instead.
 func (*StreamInfo) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{10}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamInfo) GetIndex() uint32 {
@@ -1465,7 +1835,7 @@ type VideoInfo struct {
 
 func (x *VideoInfo) Reset() {
 	*x = VideoInfo{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[11]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1847,7 @@ func (x *VideoInfo) String() string {
 func (*VideoInfo) ProtoMessage() {}
 
 func (x *VideoInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[11]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1860,7 @@ func (x *VideoInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoInfo.ProtoReflect.Descriptor instead.
 func (*VideoInfo) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{11}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VideoInfo) GetWidth() uint32 {
@@ -1581,7 +1951,7 @@ type AudioInfo struct {
 
 func (x *AudioInfo) Reset() {
 	*x = AudioInfo{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[12]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1963,7 @@ func (x *AudioInfo) String() string {
 func (*AudioInfo) ProtoMessage() {}
 
 func (x *AudioInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[12]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1976,7 @@ func (x *AudioInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AudioInfo.ProtoReflect.Descriptor instead.
 func (*AudioInfo) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{12}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AudioInfo) GetSampleRate() uint32 {
@@ -1634,7 +2004,7 @@ type Rational struct {
 
 func (x *Rational) Reset() {
 	*x = Rational{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[13]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +2016,7 @@ func (x *Rational) String() string {
 func (*Rational) ProtoMessage() {}
 
 func (x *Rational) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[13]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +2029,7 @@ func (x *Rational) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rational.ProtoReflect.Descriptor instead.
 func (*Rational) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{13}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rational) GetNum() int32 {
@@ -1688,17 +2058,19 @@ type Progress struct {
 	// Expected wall time to the end; unset when not known.
 	Eta *durationpb.Duration `protobuf:"bytes,5,opt,name=eta,proto3" json:"eta,omitempty"`
 	// 0..1; unset when the length is not known.
-	Fraction      *float64    `protobuf:"fixed64,6,opt,name=fraction,proto3,oneof" json:"fraction,omitempty"`
-	BytesIn       uint64      `protobuf:"varint,7,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
-	BytesOut      uint64      `protobuf:"varint,8,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
-	Stages        *StageTimes `protobuf:"bytes,9,opt,name=stages,proto3" json:"stages,omitempty"`
+	Fraction *float64    `protobuf:"fixed64,6,opt,name=fraction,proto3,oneof" json:"fraction,omitempty"`
+	BytesIn  uint64      `protobuf:"varint,7,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut uint64      `protobuf:"varint,8,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	Stages   *StageTimes `protobuf:"bytes,9,opt,name=stages,proto3" json:"stages,omitempty"`
+	// Of MODE_LIVE alone.
+	Live          *LiveProgress `protobuf:"bytes,10,opt,name=live,proto3" json:"live,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[14]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +2082,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[14]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +2095,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{14}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Progress) GetFramesDecoded() uint64 {
@@ -1789,6 +2161,169 @@ func (x *Progress) GetStages() *StageTimes {
 	return nil
 }
 
+func (x *Progress) GetLive() *LiveProgress {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+// LiveProgress is how a live job keeps up.
+type LiveProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From a frame's decoding to its encoded packet, over the last seconds.
+	LatencyP50 *durationpb.Duration `protobuf:"bytes,1,opt,name=latency_p50,json=latencyP50,proto3" json:"latency_p50,omitempty"`
+	LatencyP95 *durationpb.Duration `protobuf:"bytes,2,opt,name=latency_p95,json=latencyP95,proto3" json:"latency_p95,omitempty"`
+	LatencyP99 *durationpb.Duration `protobuf:"bytes,3,opt,name=latency_p99,json=latencyP99,proto3" json:"latency_p99,omitempty"`
+	// What upscales now: a model's name, or "bicubic".
+	Level string `protobuf:"bytes,4,opt,name=level,proto3" json:"level,omitempty"`
+	// Frames a second that came and went over the last seconds.
+	FpsIn  float64 `protobuf:"fixed64,5,opt,name=fps_in,json=fpsIn,proto3" json:"fps_in,omitempty"`
+	FpsOut float64 `protobuf:"fixed64,6,opt,name=fps_out,json=fpsOut,proto3" json:"fps_out,omitempty"`
+	// Frames that were dropped because the machine, or the sink, was too slow.
+	DroppedLate uint64 `protobuf:"varint,7,opt,name=dropped_late,json=droppedLate,proto3" json:"dropped_late,omitempty"`
+	DroppedSink uint64 `protobuf:"varint,8,opt,name=dropped_sink,json=droppedSink,proto3" json:"dropped_sink,omitempty"`
+	// Frames that the last picture was repeated for while the source was gone.
+	Held uint64 `protobuf:"varint,9,opt,name=held,proto3" json:"held,omitempty"`
+	// Frames between decoding and encoding now, and bytes that wait for the sink.
+	QueuedFrames     uint32 `protobuf:"varint,10,opt,name=queued_frames,json=queuedFrames,proto3" json:"queued_frames,omitempty"`
+	QueuedBytes      uint64 `protobuf:"varint,11,opt,name=queued_bytes,json=queuedBytes,proto3" json:"queued_bytes,omitempty"`
+	SourceReconnects uint32 `protobuf:"varint,12,opt,name=source_reconnects,json=sourceReconnects,proto3" json:"source_reconnects,omitempty"`
+	SinkReconnects   uint32 `protobuf:"varint,13,opt,name=sink_reconnects,json=sinkReconnects,proto3" json:"sink_reconnects,omitempty"`
+	// Frames lost before they were decoded, and therefore not seen by dropped_late's count of decoded frames.
+	DroppedUndecoded uint64 `protobuf:"varint,14,opt,name=dropped_undecoded,json=droppedUndecoded,proto3" json:"dropped_undecoded,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *LiveProgress) Reset() {
+	*x = LiveProgress{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveProgress) ProtoMessage() {}
+
+func (x *LiveProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveProgress.ProtoReflect.Descriptor instead.
+func (*LiveProgress) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LiveProgress) GetLatencyP50() *durationpb.Duration {
+	if x != nil {
+		return x.LatencyP50
+	}
+	return nil
+}
+
+func (x *LiveProgress) GetLatencyP95() *durationpb.Duration {
+	if x != nil {
+		return x.LatencyP95
+	}
+	return nil
+}
+
+func (x *LiveProgress) GetLatencyP99() *durationpb.Duration {
+	if x != nil {
+		return x.LatencyP99
+	}
+	return nil
+}
+
+func (x *LiveProgress) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *LiveProgress) GetFpsIn() float64 {
+	if x != nil {
+		return x.FpsIn
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetFpsOut() float64 {
+	if x != nil {
+		return x.FpsOut
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetDroppedLate() uint64 {
+	if x != nil {
+		return x.DroppedLate
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetDroppedSink() uint64 {
+	if x != nil {
+		return x.DroppedSink
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetQueuedFrames() uint32 {
+	if x != nil {
+		return x.QueuedFrames
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetQueuedBytes() uint64 {
+	if x != nil {
+		return x.QueuedBytes
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetSourceReconnects() uint32 {
+	if x != nil {
+		return x.SourceReconnects
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetSinkReconnects() uint32 {
+	if x != nil {
+		return x.SinkReconnects
+	}
+	return 0
+}
+
+func (x *LiveProgress) GetDroppedUndecoded() uint64 {
+	if x != nil {
+		return x.DroppedUndecoded
+	}
+	return 0
+}
+
 // StageTimes is the time each stage of the job has been busy so far; stages overlap, so their sum may exceed the job's time.
 type StageTimes struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1801,7 +2336,7 @@ type StageTimes struct {
 
 func (x *StageTimes) Reset() {
 	*x = StageTimes{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[15]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2348,7 @@ func (x *StageTimes) String() string {
 func (*StageTimes) ProtoMessage() {}
 
 func (x *StageTimes) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[15]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2361,7 @@ func (x *StageTimes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageTimes.ProtoReflect.Descriptor instead.
 func (*StageTimes) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{15}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StageTimes) GetDecode() *durationpb.Duration {
@@ -1864,7 +2399,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[16]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2411,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[16]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2424,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{16}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Notice) GetCode() NoticeCode {
@@ -1930,7 +2465,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[17]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2477,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[17]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2490,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{17}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Summary) GetFramesDecoded() uint64 {
@@ -2016,7 +2551,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[18]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2563,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[18]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2576,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{18}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{21}
 }
 
 // ListModelsResponse lists the models, the default of each scale first.
@@ -2054,7 +2589,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[19]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2601,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[19]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2614,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{19}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -2114,7 +2649,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[20]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2661,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[20]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2674,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{20}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Model) GetName() string {
@@ -2221,7 +2756,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[21]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2768,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[21]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2781,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{21}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{24}
 }
 
 // GetServerInfoResponse tells the server's properties.
@@ -2269,7 +2804,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_upscale_v1_upscale_proto_msgTypes[22]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2816,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_upscale_v1_upscale_proto_msgTypes[22]
+	mi := &file_upscale_v1_upscale_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2829,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{22}
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -2353,15 +2888,423 @@ func (x *GetServerInfoResponse) GetJobMemoryBytes() uint64 {
 	return 0
 }
 
+// UpscaleFramesRequest is one message of the client's stream: FramesStart first and once, then Frames.
+type UpscaleFramesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Payload:
+	//
+	//	*UpscaleFramesRequest_Start
+	//	*UpscaleFramesRequest_Frame
+	Payload       isUpscaleFramesRequest_Payload `protobuf_oneof:"payload"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpscaleFramesRequest) Reset() {
+	*x = UpscaleFramesRequest{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpscaleFramesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpscaleFramesRequest) ProtoMessage() {}
+
+func (x *UpscaleFramesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpscaleFramesRequest.ProtoReflect.Descriptor instead.
+func (*UpscaleFramesRequest) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UpscaleFramesRequest) GetPayload() isUpscaleFramesRequest_Payload {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *UpscaleFramesRequest) GetStart() *FramesStart {
+	if x != nil {
+		if x, ok := x.Payload.(*UpscaleFramesRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *UpscaleFramesRequest) GetFrame() *Frame {
+	if x != nil {
+		if x, ok := x.Payload.(*UpscaleFramesRequest_Frame); ok {
+			return x.Frame
+		}
+	}
+	return nil
+}
+
+type isUpscaleFramesRequest_Payload interface {
+	isUpscaleFramesRequest_Payload()
+}
+
+type UpscaleFramesRequest_Start struct {
+	Start *FramesStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type UpscaleFramesRequest_Frame struct {
+	Frame *Frame `protobuf:"bytes,2,opt,name=frame,proto3,oneof"`
+}
+
+func (*UpscaleFramesRequest_Start) isUpscaleFramesRequest_Payload() {}
+
+func (*UpscaleFramesRequest_Frame) isUpscaleFramesRequest_Payload() {}
+
+// UpscaleFramesResponse is one message of the server's stream: FramesAccepted first and once, then Frames.
+type UpscaleFramesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Payload:
+	//
+	//	*UpscaleFramesResponse_Accepted
+	//	*UpscaleFramesResponse_Frame
+	Payload       isUpscaleFramesResponse_Payload `protobuf_oneof:"payload"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpscaleFramesResponse) Reset() {
+	*x = UpscaleFramesResponse{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpscaleFramesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpscaleFramesResponse) ProtoMessage() {}
+
+func (x *UpscaleFramesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpscaleFramesResponse.ProtoReflect.Descriptor instead.
+func (*UpscaleFramesResponse) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *UpscaleFramesResponse) GetPayload() isUpscaleFramesResponse_Payload {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *UpscaleFramesResponse) GetAccepted() *FramesAccepted {
+	if x != nil {
+		if x, ok := x.Payload.(*UpscaleFramesResponse_Accepted); ok {
+			return x.Accepted
+		}
+	}
+	return nil
+}
+
+func (x *UpscaleFramesResponse) GetFrame() *Frame {
+	if x != nil {
+		if x, ok := x.Payload.(*UpscaleFramesResponse_Frame); ok {
+			return x.Frame
+		}
+	}
+	return nil
+}
+
+type isUpscaleFramesResponse_Payload interface {
+	isUpscaleFramesResponse_Payload()
+}
+
+type UpscaleFramesResponse_Accepted struct {
+	Accepted *FramesAccepted `protobuf:"bytes,1,opt,name=accepted,proto3,oneof"`
+}
+
+type UpscaleFramesResponse_Frame struct {
+	Frame *Frame `protobuf:"bytes,2,opt,name=frame,proto3,oneof"`
+}
+
+func (*UpscaleFramesResponse_Accepted) isUpscaleFramesResponse_Payload() {}
+
+func (*UpscaleFramesResponse_Frame) isUpscaleFramesResponse_Payload() {}
+
+// FramesStart describes the pictures that will come.
+type FramesStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Factor by which width and height grow. 0 means 2.
+	Scale uint32 `protobuf:"varint,1,opt,name=scale,proto3" json:"scale,omitempty"`
+	// A model's full name, or a tier (s, m, l), or empty for the server's default for this scale.
+	Model  string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	Device Device `protobuf:"varint,3,opt,name=device,proto3,enum=upscale.v1.Device" json:"device,omitempty"`
+	// Size in pixels, the same for all frames.
+	Width  uint32 `protobuf:"varint,4,opt,name=width,proto3" json:"width,omitempty"`
+	Height uint32 `protobuf:"varint,5,opt,name=height,proto3" json:"height,omitempty"`
+	// FFmpeg's name of a planar format: gray, yuv420p, yuv444p10le, ... or nv12. Samples above 8 bits take two bytes, little-endian.
+	PixelFormat   string `protobuf:"bytes,6,opt,name=pixel_format,json=pixelFormat,proto3" json:"pixel_format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FramesStart) Reset() {
+	*x = FramesStart{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FramesStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FramesStart) ProtoMessage() {}
+
+func (x *FramesStart) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FramesStart.ProtoReflect.Descriptor instead.
+func (*FramesStart) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *FramesStart) GetScale() uint32 {
+	if x != nil {
+		return x.Scale
+	}
+	return 0
+}
+
+func (x *FramesStart) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *FramesStart) GetDevice() Device {
+	if x != nil {
+		return x.Device
+	}
+	return Device_DEVICE_UNSPECIFIED
+}
+
+func (x *FramesStart) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *FramesStart) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *FramesStart) GetPixelFormat() string {
+	if x != nil {
+		return x.PixelFormat
+	}
+	return ""
+}
+
+// FramesAccepted says what will come back.
+type FramesAccepted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the job in the server's log and metrics.
+	JobId  string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Model  *Model `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	Device Device `protobuf:"varint,3,opt,name=device,proto3,enum=upscale.v1.Device" json:"device,omitempty"`
+	// Size of the answers, in the same pixel format.
+	Width  uint32 `protobuf:"varint,4,opt,name=width,proto3" json:"width,omitempty"`
+	Height uint32 `protobuf:"varint,5,opt,name=height,proto3" json:"height,omitempty"`
+	// Frames the server takes before an answer must be read.
+	Window        uint32 `protobuf:"varint,6,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FramesAccepted) Reset() {
+	*x = FramesAccepted{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FramesAccepted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FramesAccepted) ProtoMessage() {}
+
+func (x *FramesAccepted) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FramesAccepted.ProtoReflect.Descriptor instead.
+func (*FramesAccepted) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *FramesAccepted) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *FramesAccepted) GetModel() *Model {
+	if x != nil {
+		return x.Model
+	}
+	return nil
+}
+
+func (x *FramesAccepted) GetDevice() Device {
+	if x != nil {
+		return x.Device
+	}
+	return Device_DEVICE_UNSPECIFIED
+}
+
+func (x *FramesAccepted) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *FramesAccepted) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *FramesAccepted) GetWindow() uint32 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+// Frame is one picture.
+type Frame struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The planes one after the other (luma, Cb, Cr, alpha), each from its top row down.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Bytes from one row to the next of each plane. Empty means that rows follow each other without a gap; so they do in answers.
+	Strides []uint32 `protobuf:"varint,2,rep,packed,name=strides,proto3" json:"strides,omitempty"`
+	// Comes back with the picture; its unit is the client's.
+	Pts           int64 `protobuf:"varint,3,opt,name=pts,proto3" json:"pts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Frame) Reset() {
+	*x = Frame{}
+	mi := &file_upscale_v1_upscale_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Frame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Frame) ProtoMessage() {}
+
+func (x *Frame) ProtoReflect() protoreflect.Message {
+	mi := &file_upscale_v1_upscale_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Frame.ProtoReflect.Descriptor instead.
+func (*Frame) Descriptor() ([]byte, []int) {
+	return file_upscale_v1_upscale_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Frame) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Frame) GetStrides() []uint32 {
+	if x != nil {
+		return x.Strides
+	}
+	return nil
+}
+
+func (x *Frame) GetPts() int64 {
+	if x != nil {
+		return x.Pts
+	}
+	return 0
+}
+
 var File_upscale_v1_upscale_proto protoreflect.FileDescriptor
 
 const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\n" +
 	"\x18upscale/v1/upscale.proto\x12\n" +
-	"upscale.v1\x1a\x1egoogle/protobuf/duration.proto\"q\n" +
+	"upscale.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa0\x01\n" +
 	"\x0eUpscaleRequest\x12)\n" +
 	"\x05start\x18\x01 \x01(\v2\x11.upscale.v1.StartH\x00R\x05start\x12)\n" +
-	"\x05chunk\x18\x02 \x01(\v2\x11.upscale.v1.ChunkH\x00R\x05chunkB\t\n" +
+	"\x05chunk\x18\x02 \x01(\v2\x11.upscale.v1.ChunkH\x00R\x05chunk\x12-\n" +
+	"\aresumed\x18\x03 \x01(\v2\x11.upscale.v1.ChunkH\x00R\aresumedB\t\n" +
 	"\apayload\"\x8e\x02\n" +
 	"\x0fUpscaleResponse\x122\n" +
 	"\baccepted\x18\x01 \x01(\v2\x14.upscale.v1.AcceptedH\x00R\baccepted\x12)\n" +
@@ -2376,10 +3319,12 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\apayload\"o\n" +
 	"\rProbeResponse\x120\n" +
 	"\baccepted\x18\x01 \x01(\v2\x14.upscale.v1.AcceptedR\baccepted\x12,\n" +
-	"\anotices\x18\x02 \x03(\v2\x12.upscale.v1.NoticeR\anotices\"3\n" +
+	"\anotices\x18\x02 \x03(\v2\x12.upscale.v1.NoticeR\anotices\"\x87\x01\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\xf8\x02\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04file\x18\x03 \x01(\rR\x04file\x12>\n" +
+	"\rfile_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ffileDuration\"\xa9\x04\n" +
 	"\x05Start\x12\x14\n" +
 	"\x05scale\x18\x01 \x01(\rR\x05scale\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12*\n" +
@@ -2390,7 +3335,26 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\vdeinterlace\x18\a \x01(\x0e2\x17.upscale.v1.DeinterlaceR\vdeinterlace\x128\n" +
 	"\n" +
 	"start_time\x18\b \x01(\v2\x19.google.protobuf.DurationR\tstartTime\x125\n" +
-	"\bduration\x18\t \x01(\v2\x19.google.protobuf.DurationR\bduration\"/\n" +
+	"\bduration\x18\t \x01(\v2\x19.google.protobuf.DurationR\bduration\x12$\n" +
+	"\x04mode\x18\n" +
+	" \x01(\x0e2\x10.upscale.v1.ModeR\x04mode\x12$\n" +
+	"\x04live\x18\v \x01(\v2\x10.upscale.v1.LiveR\x04live\x12\x18\n" +
+	"\acompare\x18\f \x01(\bR\acompare\x12\x1d\n" +
+	"\n" +
+	"field_rate\x18\r \x01(\bR\tfieldRate\x12*\n" +
+	"\x06resume\x18\x0e \x01(\v2\x12.upscale.v1.ResumeR\x06resume\"\x81\x03\n" +
+	"\x04Live\x123\n" +
+	"\alatency\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12#\n" +
+	"\rquality_floor\x18\x02 \x01(\tR\fqualityFloor\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x12\n" +
+	"\x04sink\x18\x04 \x01(\tR\x04sink\x12-\n" +
+	"\x04hold\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04hold\x120\n" +
+	"\bfragment\x18\x06 \x01(\x0e2\x14.upscale.v1.FragmentR\bfragment\x123\n" +
+	"\asegment\x18\a \x01(\v2\x19.google.protobuf.DurationR\asegment\x12\x14\n" +
+	"\x05paced\x18\b \x01(\bR\x05paced\x12G\n" +
+	"\x12key_frame_interval\x18\t \x01(\v2\x19.google.protobuf.DurationR\x10keyFrameInterval\"\x1c\n" +
+	"\x06Resume\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\"/\n" +
 	"\x05Input\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\"\x80\x03\n" +
@@ -2458,7 +3422,7 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\bchannels\x18\x02 \x01(\rR\bchannels\".\n" +
 	"\bRational\x12\x10\n" +
 	"\x03num\x18\x01 \x01(\x05R\x03num\x12\x10\n" +
-	"\x03den\x18\x02 \x01(\x05R\x03den\"\xe4\x02\n" +
+	"\x03den\x18\x02 \x01(\x05R\x03den\"\x92\x03\n" +
 	"\bProgress\x12%\n" +
 	"\x0eframes_decoded\x18\x01 \x01(\x04R\rframesDecoded\x12%\n" +
 	"\x0eframes_encoded\x18\x02 \x01(\x04R\rframesEncoded\x12\x10\n" +
@@ -2468,8 +3432,29 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\bfraction\x18\x06 \x01(\x01H\x00R\bfraction\x88\x01\x01\x12\x19\n" +
 	"\bbytes_in\x18\a \x01(\x04R\abytesIn\x12\x1b\n" +
 	"\tbytes_out\x18\b \x01(\x04R\bbytesOut\x12.\n" +
-	"\x06stages\x18\t \x01(\v2\x16.upscale.v1.StageTimesR\x06stagesB\v\n" +
-	"\t_fraction\"\xa7\x01\n" +
+	"\x06stages\x18\t \x01(\v2\x16.upscale.v1.StageTimesR\x06stages\x12,\n" +
+	"\x04live\x18\n" +
+	" \x01(\v2\x18.upscale.v1.LiveProgressR\x04liveB\v\n" +
+	"\t_fraction\"\xad\x04\n" +
+	"\fLiveProgress\x12:\n" +
+	"\vlatency_p50\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"latencyP50\x12:\n" +
+	"\vlatency_p95\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"latencyP95\x12:\n" +
+	"\vlatency_p99\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"latencyP99\x12\x14\n" +
+	"\x05level\x18\x04 \x01(\tR\x05level\x12\x15\n" +
+	"\x06fps_in\x18\x05 \x01(\x01R\x05fpsIn\x12\x17\n" +
+	"\afps_out\x18\x06 \x01(\x01R\x06fpsOut\x12!\n" +
+	"\fdropped_late\x18\a \x01(\x04R\vdroppedLate\x12!\n" +
+	"\fdropped_sink\x18\b \x01(\x04R\vdroppedSink\x12\x12\n" +
+	"\x04held\x18\t \x01(\x04R\x04held\x12#\n" +
+	"\rqueued_frames\x18\n" +
+	" \x01(\rR\fqueuedFrames\x12!\n" +
+	"\fqueued_bytes\x18\v \x01(\x04R\vqueuedBytes\x12+\n" +
+	"\x11source_reconnects\x18\f \x01(\rR\x10sourceReconnects\x12'\n" +
+	"\x0fsink_reconnects\x18\r \x01(\rR\x0esinkReconnects\x12+\n" +
+	"\x11dropped_undecoded\x18\x0e \x01(\x04R\x10droppedUndecoded\"\xa7\x01\n" +
 	"\n" +
 	"StageTimes\x121\n" +
 	"\x06decode\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06decode\x123\n" +
@@ -2515,7 +3500,39 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\bmax_jobs\x18\x05 \x01(\rR\amaxJobs\x12!\n" +
 	"\frunning_jobs\x18\x06 \x01(\rR\vrunningJobs\x12(\n" +
 	"\x10max_input_pixels\x18\a \x01(\x04R\x0emaxInputPixels\x12(\n" +
-	"\x10job_memory_bytes\x18\b \x01(\x04R\x0ejobMemoryBytes*\xa1\x01\n" +
+	"\x10job_memory_bytes\x18\b \x01(\x04R\x0ejobMemoryBytes\"}\n" +
+	"\x14UpscaleFramesRequest\x12/\n" +
+	"\x05start\x18\x01 \x01(\v2\x17.upscale.v1.FramesStartH\x00R\x05start\x12)\n" +
+	"\x05frame\x18\x02 \x01(\v2\x11.upscale.v1.FrameH\x00R\x05frameB\t\n" +
+	"\apayload\"\x87\x01\n" +
+	"\x15UpscaleFramesResponse\x128\n" +
+	"\baccepted\x18\x01 \x01(\v2\x1a.upscale.v1.FramesAcceptedH\x00R\baccepted\x12)\n" +
+	"\x05frame\x18\x02 \x01(\v2\x11.upscale.v1.FrameH\x00R\x05frameB\t\n" +
+	"\apayload\"\xb6\x01\n" +
+	"\vFramesStart\x12\x14\n" +
+	"\x05scale\x18\x01 \x01(\rR\x05scale\x12\x14\n" +
+	"\x05model\x18\x02 \x01(\tR\x05model\x12*\n" +
+	"\x06device\x18\x03 \x01(\x0e2\x12.upscale.v1.DeviceR\x06device\x12\x14\n" +
+	"\x05width\x18\x04 \x01(\rR\x05width\x12\x16\n" +
+	"\x06height\x18\x05 \x01(\rR\x06height\x12!\n" +
+	"\fpixel_format\x18\x06 \x01(\tR\vpixelFormat\"\xc2\x01\n" +
+	"\x0eFramesAccepted\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12'\n" +
+	"\x05model\x18\x02 \x01(\v2\x11.upscale.v1.ModelR\x05model\x12*\n" +
+	"\x06device\x18\x03 \x01(\x0e2\x12.upscale.v1.DeviceR\x06device\x12\x14\n" +
+	"\x05width\x18\x04 \x01(\rR\x05width\x12\x16\n" +
+	"\x06height\x18\x05 \x01(\rR\x06height\x12\x16\n" +
+	"\x06window\x18\x06 \x01(\rR\x06window\"G\n" +
+	"\x05Frame\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x18\n" +
+	"\astrides\x18\x02 \x03(\rR\astrides\x12\x10\n" +
+	"\x03pts\x18\x03 \x01(\x03R\x03pts*+\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tMODE_LIVE\x10\x01*8\n" +
+	"\bFragment\x12\x18\n" +
+	"\x14FRAGMENT_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eFRAGMENT_FRAME\x10\x01*\xbd\x01\n" +
 	"\tContainer\x12\x19\n" +
 	"\x15CONTAINER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCONTAINER_MP4\x10\x01\x12\x16\n" +
@@ -2523,7 +3540,8 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\x0eCONTAINER_WEBM\x10\x03\x12\x14\n" +
 	"\x10CONTAINER_MPEGTS\x10\x04\x12\x11\n" +
 	"\rCONTAINER_MOV\x10\x05\x12\x11\n" +
-	"\rCONTAINER_PNG\x10\x06*\xc2\x01\n" +
+	"\rCONTAINER_PNG\x10\x06\x12\x1a\n" +
+	"\x16CONTAINER_PNG_SEQUENCE\x10\a*\xc2\x01\n" +
 	"\n" +
 	"VideoCodec\x12\x1b\n" +
 	"\x17VIDEO_CODEC_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2555,7 +3573,7 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\x19STREAM_ACTION_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15STREAM_ACTION_UPSCALE\x10\x01\x12\x16\n" +
 	"\x12STREAM_ACTION_COPY\x10\x02\x12\x16\n" +
-	"\x12STREAM_ACTION_DROP\x10\x03*\xcc\x02\n" +
+	"\x12STREAM_ACTION_DROP\x10\x03*\xc0\x03\n" +
 	"\n" +
 	"NoticeCode\x12\x1b\n" +
 	"\x17NOTICE_CODE_UNSPECIFIED\x10\x00\x12\x1d\n" +
@@ -2567,10 +3585,16 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\x18NOTICE_CODE_DEINTERLACED\x10\x06\x12\x1c\n" +
 	"\x18NOTICE_CODE_SIZE_CHANGED\x10\a\x12 \n" +
 	"\x1cNOTICE_CODE_METADATA_REDUCED\x10\b\x12\x18\n" +
-	"\x14NOTICE_CODE_FALLBACK\x10\t2\xbb\x02\n" +
+	"\x14NOTICE_CODE_FALLBACK\x10\t\x12\x1d\n" +
+	"\x19NOTICE_CODE_LEVEL_CHANGED\x10\n" +
+	"\x12\x1e\n" +
+	"\x1aNOTICE_CODE_FRAMES_DROPPED\x10\v\x12\x1a\n" +
+	"\x16NOTICE_CODE_CONNECTION\x10\f\x12\x17\n" +
+	"\x13NOTICE_CODE_RESUMED\x10\r2\x95\x03\n" +
 	"\x0eUpscaleService\x12F\n" +
 	"\aUpscale\x12\x1a.upscale.v1.UpscaleRequest\x1a\x1b.upscale.v1.UpscaleResponse(\x010\x01\x12>\n" +
-	"\x05Probe\x12\x18.upscale.v1.ProbeRequest\x1a\x19.upscale.v1.ProbeResponse(\x01\x12K\n" +
+	"\x05Probe\x12\x18.upscale.v1.ProbeRequest\x1a\x19.upscale.v1.ProbeResponse(\x01\x12X\n" +
+	"\rUpscaleFrames\x12 .upscale.v1.UpscaleFramesRequest\x1a!.upscale.v1.UpscaleFramesResponse(\x010\x01\x12K\n" +
 	"\n" +
 	"ListModels\x12\x1d.upscale.v1.ListModelsRequest\x1a\x1e.upscale.v1.ListModelsResponse\x12T\n" +
 	"\rGetServerInfo\x12 .upscale.v1.GetServerInfoRequest\x1a!.upscale.v1.GetServerInfoResponseB#Z!upscaler/gen/upscale/v1;upscalev1b\x06proto3"
@@ -2587,102 +3611,135 @@ func file_upscale_v1_upscale_proto_rawDescGZIP() []byte {
 	return file_upscale_v1_upscale_proto_rawDescData
 }
 
-var file_upscale_v1_upscale_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_upscale_v1_upscale_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_upscale_v1_upscale_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_upscale_v1_upscale_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_upscale_v1_upscale_proto_goTypes = []any{
-	(Container)(0),                // 0: upscale.v1.Container
-	(VideoCodec)(0),               // 1: upscale.v1.VideoCodec
-	(Device)(0),                   // 2: upscale.v1.Device
-	(Deinterlace)(0),              // 3: upscale.v1.Deinterlace
-	(StreamKind)(0),               // 4: upscale.v1.StreamKind
-	(StreamAction)(0),             // 5: upscale.v1.StreamAction
-	(NoticeCode)(0),               // 6: upscale.v1.NoticeCode
-	(*UpscaleRequest)(nil),        // 7: upscale.v1.UpscaleRequest
-	(*UpscaleResponse)(nil),       // 8: upscale.v1.UpscaleResponse
-	(*ProbeRequest)(nil),          // 9: upscale.v1.ProbeRequest
-	(*ProbeResponse)(nil),         // 10: upscale.v1.ProbeResponse
-	(*Chunk)(nil),                 // 11: upscale.v1.Chunk
-	(*Start)(nil),                 // 12: upscale.v1.Start
-	(*Input)(nil),                 // 13: upscale.v1.Input
-	(*Output)(nil),                // 14: upscale.v1.Output
-	(*Accepted)(nil),              // 15: upscale.v1.Accepted
-	(*MediaInfo)(nil),             // 16: upscale.v1.MediaInfo
-	(*StreamInfo)(nil),            // 17: upscale.v1.StreamInfo
-	(*VideoInfo)(nil),             // 18: upscale.v1.VideoInfo
-	(*AudioInfo)(nil),             // 19: upscale.v1.AudioInfo
-	(*Rational)(nil),              // 20: upscale.v1.Rational
-	(*Progress)(nil),              // 21: upscale.v1.Progress
-	(*StageTimes)(nil),            // 22: upscale.v1.StageTimes
-	(*Notice)(nil),                // 23: upscale.v1.Notice
-	(*Summary)(nil),               // 24: upscale.v1.Summary
-	(*ListModelsRequest)(nil),     // 25: upscale.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 26: upscale.v1.ListModelsResponse
-	(*Model)(nil),                 // 27: upscale.v1.Model
-	(*GetServerInfoRequest)(nil),  // 28: upscale.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 29: upscale.v1.GetServerInfoResponse
-	nil,                           // 30: upscale.v1.Output.EncoderOptionsEntry
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(Mode)(0),                     // 0: upscale.v1.Mode
+	(Fragment)(0),                 // 1: upscale.v1.Fragment
+	(Container)(0),                // 2: upscale.v1.Container
+	(VideoCodec)(0),               // 3: upscale.v1.VideoCodec
+	(Device)(0),                   // 4: upscale.v1.Device
+	(Deinterlace)(0),              // 5: upscale.v1.Deinterlace
+	(StreamKind)(0),               // 6: upscale.v1.StreamKind
+	(StreamAction)(0),             // 7: upscale.v1.StreamAction
+	(NoticeCode)(0),               // 8: upscale.v1.NoticeCode
+	(*UpscaleRequest)(nil),        // 9: upscale.v1.UpscaleRequest
+	(*UpscaleResponse)(nil),       // 10: upscale.v1.UpscaleResponse
+	(*ProbeRequest)(nil),          // 11: upscale.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 12: upscale.v1.ProbeResponse
+	(*Chunk)(nil),                 // 13: upscale.v1.Chunk
+	(*Start)(nil),                 // 14: upscale.v1.Start
+	(*Live)(nil),                  // 15: upscale.v1.Live
+	(*Resume)(nil),                // 16: upscale.v1.Resume
+	(*Input)(nil),                 // 17: upscale.v1.Input
+	(*Output)(nil),                // 18: upscale.v1.Output
+	(*Accepted)(nil),              // 19: upscale.v1.Accepted
+	(*MediaInfo)(nil),             // 20: upscale.v1.MediaInfo
+	(*StreamInfo)(nil),            // 21: upscale.v1.StreamInfo
+	(*VideoInfo)(nil),             // 22: upscale.v1.VideoInfo
+	(*AudioInfo)(nil),             // 23: upscale.v1.AudioInfo
+	(*Rational)(nil),              // 24: upscale.v1.Rational
+	(*Progress)(nil),              // 25: upscale.v1.Progress
+	(*LiveProgress)(nil),          // 26: upscale.v1.LiveProgress
+	(*StageTimes)(nil),            // 27: upscale.v1.StageTimes
+	(*Notice)(nil),                // 28: upscale.v1.Notice
+	(*Summary)(nil),               // 29: upscale.v1.Summary
+	(*ListModelsRequest)(nil),     // 30: upscale.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),    // 31: upscale.v1.ListModelsResponse
+	(*Model)(nil),                 // 32: upscale.v1.Model
+	(*GetServerInfoRequest)(nil),  // 33: upscale.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 34: upscale.v1.GetServerInfoResponse
+	(*UpscaleFramesRequest)(nil),  // 35: upscale.v1.UpscaleFramesRequest
+	(*UpscaleFramesResponse)(nil), // 36: upscale.v1.UpscaleFramesResponse
+	(*FramesStart)(nil),           // 37: upscale.v1.FramesStart
+	(*FramesAccepted)(nil),        // 38: upscale.v1.FramesAccepted
+	(*Frame)(nil),                 // 39: upscale.v1.Frame
+	nil,                           // 40: upscale.v1.Output.EncoderOptionsEntry
+	(*durationpb.Duration)(nil),   // 41: google.protobuf.Duration
 }
 var file_upscale_v1_upscale_proto_depIdxs = []int32{
-	12, // 0: upscale.v1.UpscaleRequest.start:type_name -> upscale.v1.Start
-	11, // 1: upscale.v1.UpscaleRequest.chunk:type_name -> upscale.v1.Chunk
-	15, // 2: upscale.v1.UpscaleResponse.accepted:type_name -> upscale.v1.Accepted
-	11, // 3: upscale.v1.UpscaleResponse.chunk:type_name -> upscale.v1.Chunk
-	21, // 4: upscale.v1.UpscaleResponse.progress:type_name -> upscale.v1.Progress
-	23, // 5: upscale.v1.UpscaleResponse.notice:type_name -> upscale.v1.Notice
-	24, // 6: upscale.v1.UpscaleResponse.summary:type_name -> upscale.v1.Summary
-	12, // 7: upscale.v1.ProbeRequest.start:type_name -> upscale.v1.Start
-	11, // 8: upscale.v1.ProbeRequest.chunk:type_name -> upscale.v1.Chunk
-	15, // 9: upscale.v1.ProbeResponse.accepted:type_name -> upscale.v1.Accepted
-	23, // 10: upscale.v1.ProbeResponse.notices:type_name -> upscale.v1.Notice
-	2,  // 11: upscale.v1.Start.device:type_name -> upscale.v1.Device
-	13, // 12: upscale.v1.Start.input:type_name -> upscale.v1.Input
-	14, // 13: upscale.v1.Start.output:type_name -> upscale.v1.Output
-	3,  // 14: upscale.v1.Start.deinterlace:type_name -> upscale.v1.Deinterlace
-	31, // 15: upscale.v1.Start.start_time:type_name -> google.protobuf.Duration
-	31, // 16: upscale.v1.Start.duration:type_name -> google.protobuf.Duration
-	0,  // 17: upscale.v1.Output.container:type_name -> upscale.v1.Container
-	1,  // 18: upscale.v1.Output.codec:type_name -> upscale.v1.VideoCodec
-	30, // 19: upscale.v1.Output.encoder_options:type_name -> upscale.v1.Output.EncoderOptionsEntry
-	12, // 20: upscale.v1.Accepted.settings:type_name -> upscale.v1.Start
-	16, // 21: upscale.v1.Accepted.input:type_name -> upscale.v1.MediaInfo
-	16, // 22: upscale.v1.Accepted.output:type_name -> upscale.v1.MediaInfo
-	27, // 23: upscale.v1.Accepted.model:type_name -> upscale.v1.Model
-	31, // 24: upscale.v1.Accepted.estimated_time:type_name -> google.protobuf.Duration
-	2,  // 25: upscale.v1.Accepted.device:type_name -> upscale.v1.Device
-	31, // 26: upscale.v1.MediaInfo.duration:type_name -> google.protobuf.Duration
-	17, // 27: upscale.v1.MediaInfo.streams:type_name -> upscale.v1.StreamInfo
-	4,  // 28: upscale.v1.StreamInfo.kind:type_name -> upscale.v1.StreamKind
-	5,  // 29: upscale.v1.StreamInfo.action:type_name -> upscale.v1.StreamAction
-	18, // 30: upscale.v1.StreamInfo.video:type_name -> upscale.v1.VideoInfo
-	19, // 31: upscale.v1.StreamInfo.audio:type_name -> upscale.v1.AudioInfo
-	20, // 32: upscale.v1.VideoInfo.frame_rate:type_name -> upscale.v1.Rational
-	20, // 33: upscale.v1.VideoInfo.sample_aspect_ratio:type_name -> upscale.v1.Rational
-	20, // 34: upscale.v1.VideoInfo.time_base:type_name -> upscale.v1.Rational
-	31, // 35: upscale.v1.Progress.position:type_name -> google.protobuf.Duration
-	31, // 36: upscale.v1.Progress.eta:type_name -> google.protobuf.Duration
-	22, // 37: upscale.v1.Progress.stages:type_name -> upscale.v1.StageTimes
-	31, // 38: upscale.v1.StageTimes.decode:type_name -> google.protobuf.Duration
-	31, // 39: upscale.v1.StageTimes.upscale:type_name -> google.protobuf.Duration
-	31, // 40: upscale.v1.StageTimes.encode:type_name -> google.protobuf.Duration
-	6,  // 41: upscale.v1.Notice.code:type_name -> upscale.v1.NoticeCode
-	31, // 42: upscale.v1.Summary.elapsed:type_name -> google.protobuf.Duration
-	22, // 43: upscale.v1.Summary.stages:type_name -> upscale.v1.StageTimes
-	27, // 44: upscale.v1.ListModelsResponse.models:type_name -> upscale.v1.Model
-	2,  // 45: upscale.v1.GetServerInfoResponse.devices:type_name -> upscale.v1.Device
-	7,  // 46: upscale.v1.UpscaleService.Upscale:input_type -> upscale.v1.UpscaleRequest
-	9,  // 47: upscale.v1.UpscaleService.Probe:input_type -> upscale.v1.ProbeRequest
-	25, // 48: upscale.v1.UpscaleService.ListModels:input_type -> upscale.v1.ListModelsRequest
-	28, // 49: upscale.v1.UpscaleService.GetServerInfo:input_type -> upscale.v1.GetServerInfoRequest
-	8,  // 50: upscale.v1.UpscaleService.Upscale:output_type -> upscale.v1.UpscaleResponse
-	10, // 51: upscale.v1.UpscaleService.Probe:output_type -> upscale.v1.ProbeResponse
-	26, // 52: upscale.v1.UpscaleService.ListModels:output_type -> upscale.v1.ListModelsResponse
-	29, // 53: upscale.v1.UpscaleService.GetServerInfo:output_type -> upscale.v1.GetServerInfoResponse
-	50, // [50:54] is the sub-list for method output_type
-	46, // [46:50] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	14, // 0: upscale.v1.UpscaleRequest.start:type_name -> upscale.v1.Start
+	13, // 1: upscale.v1.UpscaleRequest.chunk:type_name -> upscale.v1.Chunk
+	13, // 2: upscale.v1.UpscaleRequest.resumed:type_name -> upscale.v1.Chunk
+	19, // 3: upscale.v1.UpscaleResponse.accepted:type_name -> upscale.v1.Accepted
+	13, // 4: upscale.v1.UpscaleResponse.chunk:type_name -> upscale.v1.Chunk
+	25, // 5: upscale.v1.UpscaleResponse.progress:type_name -> upscale.v1.Progress
+	28, // 6: upscale.v1.UpscaleResponse.notice:type_name -> upscale.v1.Notice
+	29, // 7: upscale.v1.UpscaleResponse.summary:type_name -> upscale.v1.Summary
+	14, // 8: upscale.v1.ProbeRequest.start:type_name -> upscale.v1.Start
+	13, // 9: upscale.v1.ProbeRequest.chunk:type_name -> upscale.v1.Chunk
+	19, // 10: upscale.v1.ProbeResponse.accepted:type_name -> upscale.v1.Accepted
+	28, // 11: upscale.v1.ProbeResponse.notices:type_name -> upscale.v1.Notice
+	41, // 12: upscale.v1.Chunk.file_duration:type_name -> google.protobuf.Duration
+	4,  // 13: upscale.v1.Start.device:type_name -> upscale.v1.Device
+	17, // 14: upscale.v1.Start.input:type_name -> upscale.v1.Input
+	18, // 15: upscale.v1.Start.output:type_name -> upscale.v1.Output
+	5,  // 16: upscale.v1.Start.deinterlace:type_name -> upscale.v1.Deinterlace
+	41, // 17: upscale.v1.Start.start_time:type_name -> google.protobuf.Duration
+	41, // 18: upscale.v1.Start.duration:type_name -> google.protobuf.Duration
+	0,  // 19: upscale.v1.Start.mode:type_name -> upscale.v1.Mode
+	15, // 20: upscale.v1.Start.live:type_name -> upscale.v1.Live
+	16, // 21: upscale.v1.Start.resume:type_name -> upscale.v1.Resume
+	41, // 22: upscale.v1.Live.latency:type_name -> google.protobuf.Duration
+	41, // 23: upscale.v1.Live.hold:type_name -> google.protobuf.Duration
+	1,  // 24: upscale.v1.Live.fragment:type_name -> upscale.v1.Fragment
+	41, // 25: upscale.v1.Live.segment:type_name -> google.protobuf.Duration
+	41, // 26: upscale.v1.Live.key_frame_interval:type_name -> google.protobuf.Duration
+	2,  // 27: upscale.v1.Output.container:type_name -> upscale.v1.Container
+	3,  // 28: upscale.v1.Output.codec:type_name -> upscale.v1.VideoCodec
+	40, // 29: upscale.v1.Output.encoder_options:type_name -> upscale.v1.Output.EncoderOptionsEntry
+	14, // 30: upscale.v1.Accepted.settings:type_name -> upscale.v1.Start
+	20, // 31: upscale.v1.Accepted.input:type_name -> upscale.v1.MediaInfo
+	20, // 32: upscale.v1.Accepted.output:type_name -> upscale.v1.MediaInfo
+	32, // 33: upscale.v1.Accepted.model:type_name -> upscale.v1.Model
+	41, // 34: upscale.v1.Accepted.estimated_time:type_name -> google.protobuf.Duration
+	4,  // 35: upscale.v1.Accepted.device:type_name -> upscale.v1.Device
+	41, // 36: upscale.v1.MediaInfo.duration:type_name -> google.protobuf.Duration
+	21, // 37: upscale.v1.MediaInfo.streams:type_name -> upscale.v1.StreamInfo
+	6,  // 38: upscale.v1.StreamInfo.kind:type_name -> upscale.v1.StreamKind
+	7,  // 39: upscale.v1.StreamInfo.action:type_name -> upscale.v1.StreamAction
+	22, // 40: upscale.v1.StreamInfo.video:type_name -> upscale.v1.VideoInfo
+	23, // 41: upscale.v1.StreamInfo.audio:type_name -> upscale.v1.AudioInfo
+	24, // 42: upscale.v1.VideoInfo.frame_rate:type_name -> upscale.v1.Rational
+	24, // 43: upscale.v1.VideoInfo.sample_aspect_ratio:type_name -> upscale.v1.Rational
+	24, // 44: upscale.v1.VideoInfo.time_base:type_name -> upscale.v1.Rational
+	41, // 45: upscale.v1.Progress.position:type_name -> google.protobuf.Duration
+	41, // 46: upscale.v1.Progress.eta:type_name -> google.protobuf.Duration
+	27, // 47: upscale.v1.Progress.stages:type_name -> upscale.v1.StageTimes
+	26, // 48: upscale.v1.Progress.live:type_name -> upscale.v1.LiveProgress
+	41, // 49: upscale.v1.LiveProgress.latency_p50:type_name -> google.protobuf.Duration
+	41, // 50: upscale.v1.LiveProgress.latency_p95:type_name -> google.protobuf.Duration
+	41, // 51: upscale.v1.LiveProgress.latency_p99:type_name -> google.protobuf.Duration
+	41, // 52: upscale.v1.StageTimes.decode:type_name -> google.protobuf.Duration
+	41, // 53: upscale.v1.StageTimes.upscale:type_name -> google.protobuf.Duration
+	41, // 54: upscale.v1.StageTimes.encode:type_name -> google.protobuf.Duration
+	8,  // 55: upscale.v1.Notice.code:type_name -> upscale.v1.NoticeCode
+	41, // 56: upscale.v1.Summary.elapsed:type_name -> google.protobuf.Duration
+	27, // 57: upscale.v1.Summary.stages:type_name -> upscale.v1.StageTimes
+	32, // 58: upscale.v1.ListModelsResponse.models:type_name -> upscale.v1.Model
+	4,  // 59: upscale.v1.GetServerInfoResponse.devices:type_name -> upscale.v1.Device
+	37, // 60: upscale.v1.UpscaleFramesRequest.start:type_name -> upscale.v1.FramesStart
+	39, // 61: upscale.v1.UpscaleFramesRequest.frame:type_name -> upscale.v1.Frame
+	38, // 62: upscale.v1.UpscaleFramesResponse.accepted:type_name -> upscale.v1.FramesAccepted
+	39, // 63: upscale.v1.UpscaleFramesResponse.frame:type_name -> upscale.v1.Frame
+	4,  // 64: upscale.v1.FramesStart.device:type_name -> upscale.v1.Device
+	32, // 65: upscale.v1.FramesAccepted.model:type_name -> upscale.v1.Model
+	4,  // 66: upscale.v1.FramesAccepted.device:type_name -> upscale.v1.Device
+	9,  // 67: upscale.v1.UpscaleService.Upscale:input_type -> upscale.v1.UpscaleRequest
+	11, // 68: upscale.v1.UpscaleService.Probe:input_type -> upscale.v1.ProbeRequest
+	35, // 69: upscale.v1.UpscaleService.UpscaleFrames:input_type -> upscale.v1.UpscaleFramesRequest
+	30, // 70: upscale.v1.UpscaleService.ListModels:input_type -> upscale.v1.ListModelsRequest
+	33, // 71: upscale.v1.UpscaleService.GetServerInfo:input_type -> upscale.v1.GetServerInfoRequest
+	10, // 72: upscale.v1.UpscaleService.Upscale:output_type -> upscale.v1.UpscaleResponse
+	12, // 73: upscale.v1.UpscaleService.Probe:output_type -> upscale.v1.ProbeResponse
+	36, // 74: upscale.v1.UpscaleService.UpscaleFrames:output_type -> upscale.v1.UpscaleFramesResponse
+	31, // 75: upscale.v1.UpscaleService.ListModels:output_type -> upscale.v1.ListModelsResponse
+	34, // 76: upscale.v1.UpscaleService.GetServerInfo:output_type -> upscale.v1.GetServerInfoResponse
+	72, // [72:77] is the sub-list for method output_type
+	67, // [67:72] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_upscale_v1_upscale_proto_init() }
@@ -2693,6 +3750,7 @@ func file_upscale_v1_upscale_proto_init() {
 	file_upscale_v1_upscale_proto_msgTypes[0].OneofWrappers = []any{
 		(*UpscaleRequest_Start)(nil),
 		(*UpscaleRequest_Chunk)(nil),
+		(*UpscaleRequest_Resumed)(nil),
 	}
 	file_upscale_v1_upscale_proto_msgTypes[1].OneofWrappers = []any{
 		(*UpscaleResponse_Accepted)(nil),
@@ -2705,17 +3763,25 @@ func file_upscale_v1_upscale_proto_init() {
 		(*ProbeRequest_Start)(nil),
 		(*ProbeRequest_Chunk)(nil),
 	}
-	file_upscale_v1_upscale_proto_msgTypes[7].OneofWrappers = []any{}
-	file_upscale_v1_upscale_proto_msgTypes[10].OneofWrappers = []any{}
-	file_upscale_v1_upscale_proto_msgTypes[14].OneofWrappers = []any{}
+	file_upscale_v1_upscale_proto_msgTypes[9].OneofWrappers = []any{}
+	file_upscale_v1_upscale_proto_msgTypes[12].OneofWrappers = []any{}
 	file_upscale_v1_upscale_proto_msgTypes[16].OneofWrappers = []any{}
+	file_upscale_v1_upscale_proto_msgTypes[19].OneofWrappers = []any{}
+	file_upscale_v1_upscale_proto_msgTypes[26].OneofWrappers = []any{
+		(*UpscaleFramesRequest_Start)(nil),
+		(*UpscaleFramesRequest_Frame)(nil),
+	}
+	file_upscale_v1_upscale_proto_msgTypes[27].OneofWrappers = []any{
+		(*UpscaleFramesResponse_Accepted)(nil),
+		(*UpscaleFramesResponse_Frame)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_upscale_v1_upscale_proto_rawDesc), len(file_upscale_v1_upscale_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   24,
+			NumEnums:      9,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	UpscaleService_Upscale_FullMethodName       = "/upscale.v1.UpscaleService/Upscale"
 	UpscaleService_Probe_FullMethodName         = "/upscale.v1.UpscaleService/Probe"
+	UpscaleService_UpscaleFrames_FullMethodName = "/upscale.v1.UpscaleService/UpscaleFrames"
 	UpscaleService_ListModels_FullMethodName    = "/upscale.v1.UpscaleService/ListModels"
 	UpscaleService_GetServerInfo_FullMethodName = "/upscale.v1.UpscaleService/GetServerInfo"
 )
@@ -50,6 +51,12 @@ type UpscaleServiceClient interface {
 	// Probe says what Upscale would do with an input: its streams, what happens to each, the model, notices. The client
 	// sends Start, then Chunks; the server answers as soon as it knows, which may be long before the client has sent all.
 	Probe(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ProbeRequest, ProbeResponse], error)
+	// UpscaleFrames takes pictures instead of a file, from programs that decode themselves. The client sends FramesStart, then
+	// Frames, then half-closes; the server answers FramesAccepted, then one Frame for each, in the order they came.
+	//
+	// Flow control is a window in frames: the server takes up to FramesAccepted.window frames that it has not answered yet, and
+	// reads no further one until an answer has been taken. A client that sends before it reads should not send more than that.
+	UpscaleFrames(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[UpscaleFramesRequest, UpscaleFramesResponse], error)
 	// ListModels lists the networks the server has loaded or can load.
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
 	// GetServerInfo tells the server's version, devices and limits.
@@ -89,6 +96,19 @@ func (c *upscaleServiceClient) Probe(ctx context.Context, opts ...grpc.CallOptio
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type UpscaleService_ProbeClient = grpc.ClientStreamingClient[ProbeRequest, ProbeResponse]
+
+func (c *upscaleServiceClient) UpscaleFrames(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[UpscaleFramesRequest, UpscaleFramesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &UpscaleService_ServiceDesc.Streams[2], UpscaleService_UpscaleFrames_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[UpscaleFramesRequest, UpscaleFramesResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type UpscaleService_UpscaleFramesClient = grpc.BidiStreamingClient[UpscaleFramesRequest, UpscaleFramesResponse]
 
 func (c *upscaleServiceClient) ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -130,6 +150,12 @@ type UpscaleServiceServer interface {
 	// Probe says what Upscale would do with an input: its streams, what happens to each, the model, notices. The client
 	// sends Start, then Chunks; the server answers as soon as it knows, which may be long before the client has sent all.
 	Probe(grpc.ClientStreamingServer[ProbeRequest, ProbeResponse]) error
+	// UpscaleFrames takes pictures instead of a file, from programs that decode themselves. The client sends FramesStart, then
+	// Frames, then half-closes; the server answers FramesAccepted, then one Frame for each, in the order they came.
+	//
+	// Flow control is a window in frames: the server takes up to FramesAccepted.window frames that it has not answered yet, and
+	// reads no further one until an answer has been taken. A client that sends before it reads should not send more than that.
+	UpscaleFrames(grpc.BidiStreamingServer[UpscaleFramesRequest, UpscaleFramesResponse]) error
 	// ListModels lists the networks the server has loaded or can load.
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
 	// GetServerInfo tells the server's version, devices and limits.
@@ -149,6 +175,9 @@ func (UnimplementedUpscaleServiceServer) Upscale(grpc.BidiStreamingServer[Upscal
 }
 func (UnimplementedUpscaleServiceServer) Probe(grpc.ClientStreamingServer[ProbeRequest, ProbeResponse]) error {
 	return status.Error(codes.Unimplemented, "method Probe not implemented")
+}
+func (UnimplementedUpscaleServiceServer) UpscaleFrames(grpc.BidiStreamingServer[UpscaleFramesRequest, UpscaleFramesResponse]) error {
+	return status.Error(codes.Unimplemented, "method UpscaleFrames not implemented")
 }
 func (UnimplementedUpscaleServiceServer) ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListModels not implemented")
@@ -190,6 +219,13 @@ func _UpscaleService_Probe_Handler(srv interface{}, stream grpc.ServerStream) er
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type UpscaleService_ProbeServer = grpc.ClientStreamingServer[ProbeRequest, ProbeResponse]
+
+func _UpscaleService_UpscaleFrames_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(UpscaleServiceServer).UpscaleFrames(&grpc.GenericServerStream[UpscaleFramesRequest, UpscaleFramesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type UpscaleService_UpscaleFramesServer = grpc.BidiStreamingServer[UpscaleFramesRequest, UpscaleFramesResponse]
 
 func _UpscaleService_ListModels_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListModelsRequest)
@@ -253,6 +289,12 @@ var UpscaleService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Probe",
 			Handler:       _UpscaleService_Probe_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "UpscaleFrames",
+			Handler:       _UpscaleService_UpscaleFrames_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 	},
