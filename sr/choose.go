@@ -16,6 +16,29 @@ var (
 	precisionOrder = map[Device][]string{CPU: {"int8", "fp32", "fp16"}, CUDA: {"fp16", "fp32", "int8"}}
 )
 
+// ladderOrder is the tiers from the best picture to the fastest network, on any device.
+var ladderOrder = []string{"l", "m", "s"}
+
+// Ladder returns the models that can serve spec, the preferred one of each tier, from the best picture to the fastest network. When
+// spec names a model it is the only one. Nothing is loaded. Errors: *NoModelError, *DeviceError.
+func (s *Scheduler) Ladder(spec Spec) ([]Model, error) {
+	best, d, err := s.choose(spec)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Model != "" {
+		return []Model{best.Model}, nil
+	}
+	var ladder []Model
+	for _, tier := range ladderOrder {
+		spec.Model = tier
+		if f, err := choose(s.files, spec, d.engine.Device()); err == nil {
+			ladder = append(ladder, f.Model)
+		}
+	}
+	return ladder, nil
+}
+
 // choose returns the file that serves spec on device.
 func choose(files []File, spec Spec, device Device) (File, error) {
 	var best *File

@@ -15,6 +15,7 @@ type Job struct {
 	sched *Scheduler
 	dev   *device
 	net   *network
+	live  bool
 
 	waiting []*piece // guarded by the device's queue
 

@@ -1,6 +1,9 @@
 package sr
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // shape is what tiles of one batch have in common: the network and the tensor's size and sample type. Jobs and depths above
 // 8 bits may differ.
@@ -24,15 +27,27 @@ type piece struct {
 	followers []*piece // later pieces with the same input, which take over the result
 }
 
-// queue holds the tiles that wait for a device and gives them out in turn: one of each job, then again from the first.
+// queue holds the tiles that wait for a device and gives them out in turn: one of each job, then again from the first. Jobs that
+// are live come before all others.
 type queue struct {
 	mu      sync.Mutex
-	waiting []*Job // jobs with waiting pieces; the next to be served is first
+	live    turns
+	rest    turns
 	changed chan struct{}
 	length  int
 }
 
+// turns are jobs with waiting pieces; the next to be served is first.
+type turns []*Job
+
 func newQueue() *queue { return &queue{changed: make(chan struct{})} }
+
+func (q *queue) turnsOf(j *Job) *turns {
+	if j.live {
+		return &q.live
+	}
+	return &q.rest
+}
 
 // push adds a job's pieces behind those it has waiting already.
 func (q *queue) push(j *Job, ps []*piece) {
@@ -42,7 +57,8 @@ func (q *queue) push(j *Job, ps []*piece) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(j.waiting) == 0 {
-		q.waiting = append(q.waiting, j)
+		t := q.turnsOf(j)
+		*t = append(*t, j)
 	}
 	j.waiting = append(j.waiting, ps...)
 	q.length += len(ps)
@@ -55,23 +71,35 @@ func (q *queue) push(j *Job, ps []*piece) {
 func (q *queue) tryTake(want *shape) (*piece, <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for i, j := range q.waiting {
+	for _, t := range []*turns{&q.live, &q.rest} {
+		if p := t.take(want); p != nil {
+			q.length--
+			return p, nil
+		}
+	}
+	return nil, q.changed
+}
+
+// take removes the next piece of the given shape, or of any.
+func (t *turns) take(want *shape) *piece {
+	jobs := *t
+	for i, j := range jobs {
 		p := j.waiting[0]
 		if want != nil && p.shape != *want {
 			continue
 		}
 		j.waiting[0] = nil
 		j.waiting = j.waiting[1:]
-		q.length--
-		copy(q.waiting[i:], q.waiting[i+1:])
-		q.waiting[len(q.waiting)-1] = nil
-		q.waiting = q.waiting[:len(q.waiting)-1]
+		copy(jobs[i:], jobs[i+1:])
+		jobs[len(jobs)-1] = nil
+		jobs = jobs[:len(jobs)-1]
 		if len(j.waiting) > 0 {
-			q.waiting = append(q.waiting, j) // its turn comes again after all others
+			jobs = append(jobs, j) // its turn comes again after all others
 		}
-		return p, nil
+		*t = jobs
+		return p
 	}
-	return nil, q.changed
+	return nil
 }
 
 // take waits for a piece. It returns nil when stop is closed first.
@@ -101,12 +129,8 @@ func (q *queue) drop(j *Job) []*piece {
 	ps := j.waiting
 	j.waiting = nil
 	q.length -= len(ps)
-	for i, other := range q.waiting {
-		if other == j {
-			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
-			break
-		}
-	}
+	t := q.turnsOf(j)
+	*t = slices.DeleteFunc(*t, func(other *Job) bool { return other == j })
 	return ps
 }
 

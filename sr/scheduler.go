@@ -203,7 +203,7 @@ func (s *Scheduler) Open(ctx context.Context, spec Spec) (*Job, error) {
 		return nil, fmt.Errorf("model %s could not be loaded on %s: %w", f.Name, d.engine.Name(), err)
 	}
 	j := &Job{
-		sched: s, dev: d, net: n,
+		sched: s, dev: d, net: n, live: spec.Live,
 		room: make(chan struct{}, 1), idle: make(chan struct{}), closing: make(chan struct{}),
 	}
 	s.mu.Lock()

@@ -118,6 +118,7 @@ type Spec struct {
 	Scale  int
 	Model  string // a model's full name, or a tier (s, m, l), or empty for the default
 	Device Device
+	Live   bool // the job's frames come before those of jobs that are not live
 }
 
 // ErrClosed is the error of work given to, or still queued in, a job or scheduler that was closed.

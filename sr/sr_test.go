@@ -153,42 +153,83 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 	}
 }
 
-// TestTurns floods one lane with a job's frames and checks that another job's frames come every second turn all the same.
+// TestTurns floods one lane with a job's frames and checks that another job's frames come every second turn all the same, and
+// before all others when that job is live.
 func TestTurns(t *testing.T) {
-	g := newGate()
-	e := &blurEngine{device: CPU, lanes: Lanes{Count: 1, Batch: 8}, maxPixels: 64}
-	s := newScheduler(t, e)
-	flood, calm := openJob(t, s, Spec{Scale: 2}), openJob(t, s, Spec{Scale: 2})
-	e.infer = g.infer
-	t.Cleanup(g.release)
+	for _, c := range []struct {
+		name string
+		live bool
+		want string
+	}{
+		{"file", false, "flood calm flood calm flood calm"},
+		{"live", true, "calm calm calm flood flood"}, // what runs is not interrupted: it is not among these
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGate()
+			e := &blurEngine{device: CPU, lanes: Lanes{Count: 1, Batch: 8}, maxPixels: 64}
+			s := newScheduler(t, e)
+			flood, calm := openJob(t, s, Spec{Scale: 2}), openJob(t, s, Spec{Scale: 2, Live: c.live})
+			e.infer = g.infer
+			t.Cleanup(g.release)
 
-	first, _ := submit(t, flood, noise(8, 8, 8, 0))
-	<-g.entered // the lane is busy; what comes now queues up
-	var order []string
-	var tickets []*Ticket
-	for i := range 6 {
-		ticket, _ := submit(t, flood, noise(8, 8, 8, uint64(i+1)))
-		tickets = append(tickets, ticket)
-	}
-	for i := range 3 {
-		ticket, _ := submit(t, calm, noise(8, 8, 8, uint64(i+50)))
-		tickets = append(tickets, ticket)
-	}
-	for range tickets {
-		g.pass <- nil
-		<-g.entered // the next one began, so the one before is finished
-		done := finished(tickets)
-		for i, ticket := range tickets {
-			if done[i] && ticket != nil {
-				order = append(order, map[bool]string{true: "flood", false: "calm"}[ticket.job == flood])
-				tickets[i] = nil
+			first, _ := submit(t, flood, noise(8, 8, 8, 0))
+			<-g.entered // the lane is busy; what comes now queues up
+			var order []string
+			var tickets []*Ticket
+			for i := range 6 {
+				ticket, _ := submit(t, flood, noise(8, 8, 8, uint64(i+1)))
+				tickets = append(tickets, ticket)
 			}
+			for i := range 3 {
+				ticket, _ := submit(t, calm, noise(8, 8, 8, uint64(i+50)))
+				tickets = append(tickets, ticket)
+			}
+			for range tickets {
+				g.pass <- nil
+				<-g.entered // the next one began, so the one before is finished
+				done := finished(tickets)
+				for i, ticket := range tickets {
+					if done[i] && ticket != nil {
+						order = append(order, map[bool]string{true: "flood", false: "calm"}[ticket.job == flood])
+						tickets[i] = nil
+					}
+				}
+			}
+			g.release()
+			wait(t, first)
+			if got := strings.Join(order, " "); !strings.HasPrefix(got, c.want) {
+				t.Errorf("finished in the order %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestLadder(t *testing.T) {
+	s := newScheduler(t, cpuEngine())
+	for _, c := range []struct {
+		spec Spec
+		want string
+	}{
+		{Spec{Scale: 2}, "blur-l-x2-video-fp16 blur-m-x2-clean blur-s-x2-video-int8"},
+		{Spec{Scale: 2, Model: "m"}, "blur-m-x2-clean"},
+		{Spec{Scale: 2, Model: "blur-s-x2-clean"}, "blur-s-x2-clean"},
+		{Spec{Scale: 4}, "blur-s-x4-clean"},
+	} {
+		models, err := s.Ladder(c.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, m := range models {
+			names = append(names, m.Name)
+		}
+		if got := strings.Join(names, " "); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.spec, got, c.want)
 		}
 	}
-	g.release()
-	wait(t, first)
-	if got := strings.Join(order, " "); !strings.HasPrefix(got, "flood calm flood calm flood calm") {
-		t.Errorf("finished in the order %s, want the jobs to take turns", got)
+	var none *NoModelError
+	if _, err := s.Ladder(Spec{Scale: 3}); !errors.As(err, &none) {
+		t.Errorf("no model at this scale: %v, want a NoModelError", err)
 	}
 }
 
