@@ -211,14 +211,24 @@ func (e *encoder) settle(o Options) (settings, error) {
 			s.options["b"] = "0" // else crf is only a lower bound beside a default bit rate
 		}
 	}
+	preset := e.preset
+	if fast := livePresets[e.codec]; o.Live != nil && fast != "" {
+		preset = fast
+	}
 	var err error
-	if s.preset, err = choose("preset", e.label, e.presetOption, e.presets, o.Preset, e.preset, s.options); err != nil {
+	if s.preset, err = choose("preset", e.label, e.presetOption, e.presets, o.Preset, preset, s.options); err != nil {
 		return s, err
 	}
 	if s.tune, err = choose("tune", e.label, e.tuneOption, e.tunes, o.Tune, "", s.options); err != nil {
 		return s, err
 	}
-	return s, e.addUserOptions(o.EncoderOptions, &s)
+	if err := e.addUserOptions(o.EncoderOptions, &s); err != nil {
+		return s, err
+	}
+	if o.Live != nil {
+		e.settleLive(o, &s)
+	}
+	return s, nil
 }
 
 // choose returns want, or def when it is empty, and puts it under the encoder's name for it.

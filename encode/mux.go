@@ -56,6 +56,7 @@ type mux struct {
 		video bool  // a packet of the video is in it
 		start int64 // that packet's time in microseconds
 	}
+	segments *segments // of a live job that wants them
 	repaired bool
 }
 
@@ -78,8 +79,11 @@ func openMux(out Output, m *av.Media, plan *Layout, codec *astiav.CodecContext, 
 			x.close()
 		}
 	}()
+	if x.segments, err = openSegments(o.Live, plan.container, out); err != nil {
+		return nil, err
+	}
 	var seek func(int64, int) (int64, error)
-	if o.Seekable {
+	if plan.seekable {
 		seek = x.file.seek
 	}
 	if x.io, err = av.AllocOutputIO(ioBuffer, x.file.write, seek); err != nil {
@@ -405,6 +409,9 @@ func (x *mux) writeHeader(m *av.Media) error {
 	case ContainerMPEGTS:
 		o["mpegts_copyts"] = "1" // no constant added to all timestamps
 	}
+	if x.plan.live != nil {
+		x.plan.live.muxOptions(x.plan.Container, o)
+	}
 	err := av.WithOptions(o, x.fc.WriteHeader)
 	if x.file.err != nil {
 		return x.file.err
@@ -484,11 +491,20 @@ func (x *mux) writeVideo(p *astiav.Packet) error {
 	if err := x.writeQueued(key); err != nil {
 		return err
 	}
+	if err := x.segment(p, key); err != nil {
+		return err
+	}
+	if err := x.mayJump(p); err != nil {
+		return err
+	}
 	p.SetStreamIndex(x.video)
 	if err := x.write(p); err != nil {
 		return err
 	}
-	return x.boundFirstFragment(key)
+	if err := x.boundFirstFragment(key); err != nil {
+		return err
+	}
+	return x.flushFrame()
 }
 
 // write hands a packet with timestamps of its input stream to the muxer. The packet stays the caller's.
@@ -548,7 +564,12 @@ func (x *mux) boundFirstFragment(key int64) error {
 	if !x.fragment.video {
 		x.fragment.video, x.fragment.start = true, key
 	}
-	if x.fragment.bytes < firstFragmentBytes && time.Duration(key-x.fragment.start)*time.Microsecond < firstFragmentTime {
+	wait := firstFragmentTime
+	if x.plan.live != nil {
+		wait = liveFirstFragment
+	}
+	early := x.plan.live != nil && x.complete()
+	if !early && x.fragment.bytes < firstFragmentBytes && time.Duration(key-x.fragment.start)*time.Microsecond < wait {
 		return nil
 	}
 	return x.flushFragment()
@@ -601,6 +622,9 @@ func (x *mux) finish() error {
 		if err := x.endFragments(); err != nil {
 			return err
 		}
+	}
+	if s := x.segments; s != nil && s.open {
+		return x.endSegment(s.end) // MPEG-TS has no trailer
 	}
 	err := x.fc.WriteTrailer()
 	if x.file.err != nil {

@@ -65,6 +65,7 @@ type Options struct {
 	Scale   int         // factor between the source frames' size and the luma planes'
 	Threads int         // of the encoder; 0 means one per processor
 	Notify  notice.Func // what turns up after the plan; may be nil
+	Live    *Live       // of a running stream; nil for a file
 }
 
 // Output takes the file's bytes. WriteAt may block, which is how a slow reader slows the job; it must not keep p. Its error

@@ -40,6 +40,7 @@ type Layout struct {
 	settings  settings
 	scale     int
 	seekable  bool
+	live      *Live
 	working   frame.Format // of the source frames
 	composed  frame.Format // of the complete upscaled picture: working, or close to it without conversion
 	target    frame.Format // the encoder's; of a still encoder, before the picture becomes packed
@@ -55,7 +56,7 @@ func Plan(m *av.Media, o Options) (*Layout, error) {
 	if o.Scale < 1 || o.Scale > 8 {
 		return nil, &OptionError{Field: "scale", Text: fmt.Sprintf("a factor of %d is not supported.", o.Scale)}
 	}
-	l := &Layout{scale: o.Scale, seekable: o.Seekable, working: m.Working}
+	l := &Layout{scale: o.Scale, seekable: o.Seekable && o.Live == nil, live: o.Live, working: m.Working}
 	l.Width, l.Height = m.Width*o.Scale, m.Height*o.Scale
 	if l.Width < 1 || l.Height < 1 || l.Width > maxSide || l.Height > maxSide {
 		return nil, &UnsupportedError{Text: fmt.Sprintf("The output would be %dx%d pixels; the largest that can be encoded is %dx%d.",
@@ -96,6 +97,9 @@ func (l *Layout) tell(code notice.Code, stream int, format string, args ...any) 
 func (l *Layout) chooseFormats(m *av.Media, o Options) error {
 	if o.Codec != CodecAuto && encoderOf(o.Codec) == nil {
 		return optionError("codec", "%d is not a codec of this service.", o.Codec)
+	}
+	if o.Live != nil && o.Container == ContainerAuto {
+		o.Container = ContainerMPEGTS // can be joined anywhere
 	}
 	if o.Container != ContainerAuto {
 		if l.container = containerOf(o.Container); l.container == nil {

@@ -39,6 +39,7 @@ type video struct {
 	still  *av.StillConverter // after all else, when the encoder stores a still picture
 	packet *astiav.Packet
 
+	keys      keyFrames
 	durations map[int64]int64 // of the frames inside the encoder, by PTS
 	frames    atomic.Int64
 	packets   atomic.Int64
@@ -64,6 +65,7 @@ func openVideo(m *av.Media, plan *Layout, globalHeader bool, threads int) (_ *vi
 	if v.timeBase.Num <= 0 || v.timeBase.Den <= 0 {
 		return nil, fmt.Errorf("the video stream has no time base")
 	}
+	v.keys = newKeyFrames(plan.live, av.AVRational(v.timeBase))
 	if err := v.openCodec(m, globalHeader, threads); err != nil {
 		return nil, err
 	}
@@ -177,6 +179,9 @@ func (v *video) options(threads int) map[string]string {
 		o[key] = strings.Join(params, ":")
 	}
 	lookahead := lookaheadFrames(plan)
+	if plan.live != nil {
+		lookahead = defaultLookahead // there is none to be bounded
+	}
 	switch plan.encoder.codec {
 	case CodecH264:
 		if _, set := o["rc-lookahead"]; !set && lookahead < defaultLookahead {
@@ -188,6 +193,9 @@ func (v *video) options(threads int) map[string]string {
 			add("x265-params", "rc-lookahead="+strconv.Itoa(lookahead))
 		}
 	case CodecAV1:
+		if _, set := o["g"]; v.keys.every > 0 && !set { // it cannot be asked for a key frame
+			o["g"] = strconv.Itoa(max(1, int(plan.live.KeyFrameInterval.Seconds()*v.rate.Float())))
+		}
 		add("svtav1-params", "lp="+strconv.Itoa(threads)) // logical processors
 		if plan.Tune != "" {
 			add("svtav1-params", "tune="+plan.Tune)
@@ -243,6 +251,7 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 		return fmt.Errorf("two frames have the presentation time %d", f.PTS)
 	}
 	v.durations[f.PTS] = duration
+	v.keys.mark(picture, f.PTS)
 	v.frames.Add(1)
 	v.position.Store(f.PTS)
 	if err := v.codec.SendFrame(picture); err != nil {
