@@ -67,6 +67,11 @@ type Options struct {
 	Spool       func() (Spool, error)
 	Deinterlace Deinterlace
 	Part        Part // what to hand out of the input; the zero Part is all of it
+	// Live reads a running stream: little of it is looked at before it begins, and no frame waits in the decoder for others
+	// that only keep its threads busy.
+	Live bool
+	// Like is the Media of an input that this one continues: its frames come in that one's size, layout and colours.
+	Like *av.Media
 }
 
 // defaultThreads is small because each thread holds a frame of its own, and the network needs the cores more.
@@ -88,6 +93,7 @@ type Stats struct {
 	Frames         uint64        // frames handed out
 	Skipped        uint64        // frames decoded that lie outside of the part
 	Bytes          uint64        // bytes of the input read
+	VideoPackets   uint64        // packets given to the decoder
 	DamagedPackets uint64        // packets or frames the decoder could not, or only partly, make sense of
 	Busy           time.Duration // time spent decoding, without waiting for input or for frame memory
 }
@@ -115,8 +121,8 @@ type Source struct {
 	known   bool    // the first bytes are those of a format we read
 	given   bool    // the first picture has been decoded and Media is complete
 
-	frames, skipped, bytes, damaged atomic.Uint64
-	busy                            atomic.Int64
+	frames, skipped, bytes, damaged, sent atomic.Uint64
+	busy                                  atomic.Int64
 }
 
 // Open reads the head of an input, up to and including its first picture, so that Media knows what frames will look like.
@@ -226,8 +232,17 @@ func (s *Source) Stats() Stats {
 		Frames:         s.frames.Load(),
 		Skipped:        s.skipped.Load(),
 		Bytes:          s.bytes.Load(),
+		VideoPackets:   s.sent.Load(),
 		DamagedPackets: s.damaged.Load(),
 		Busy:           time.Duration(s.busy.Load()),
+	}
+}
+
+// SkipUnreferenced makes the decoder leave out pictures that no other is built upon, or stop doing so: the cheapest way to fall
+// behind less. It may be called between two calls of Next.
+func (s *Source) SkipUnreferenced(skip bool) {
+	if s.video != nil {
+		av.SkipUnreferenced(s.video.codec, skip)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"upscaler/internal/av"
 	"upscaler/internal/notice"
@@ -148,14 +149,19 @@ func (s *Source) openFormat() error {
 	av.TrackOpen()
 	s.input.Attach(fc)
 	opened := false
-	err := av.WithOptions(map[string]string{
+	options := map[string]string{
 		"format_whitelist":   formats,
 		"protocol_whitelist": "", // nothing
 		"probesize":          strconv.FormatInt(l.ProbeBytes, 10),
 		"analyzeduration":    strconv.FormatInt(microseconds(l.AnalyzeDuration), 10),
 		// One more than allowed, so that too many can be told from just enough: Matroska's demuxer silently stops at this limit.
 		"max_streams": strconv.Itoa(l.MaxStreams + 1),
-	}, func(d *astiav.Dictionary) error {
+	}
+	if s.opts.Live {
+		options["analyzeduration"] = strconv.FormatInt(microseconds(min(l.AnalyzeDuration, liveAnalyze)), 10)
+		options["fpsprobesize"] = liveRateFrames
+	}
+	err := av.WithOptions(options, func(d *astiav.Dictionary) error {
 		if err := fc.OpenInput(hint(s.opts.Name), nil, d); err != nil {
 			return err
 		}
@@ -169,6 +175,14 @@ func (s *Source) openFormat() error {
 	s.format = fc
 	return err
 }
+
+const (
+	// liveAnalyze is how much of a running stream is read at most to learn what its streams are; what is read is late.
+	liveAnalyze = 2 * time.Second
+
+	// liveRateFrames is how many frames are read to learn their rate, which only guides the encoder.
+	liveRateFrames = "3"
+)
 
 // hint returns a name that tells FFmpeg nothing but the extension, and that only for raw streams, whose first bytes look alike;
 // all other formats say themselves what they are.

@@ -52,10 +52,14 @@ func newVideo(s *Source) (*video, error) {
 		return nil, fmt.Errorf("setting up the decoder: %w", err)
 	}
 	av.SetPacketTimeBase(v.codec, st.TimeBase)
-	err := av.WithOptions(map[string]string{
+	options := map[string]string{
 		"threads":    strconv.Itoa(s.opts.Threads),
 		"max_pixels": strconv.FormatInt(codecPixels(s.opts.Limits.MaxPixels), 10),
-	}, func(d *astiav.Dictionary) error {
+	}
+	if s.opts.Live { // threads that work on frames of their own each keep one back
+		options["thread_type"], options["flags"] = "slice", "+low_delay"
+	}
+	err := av.WithOptions(options, func(d *astiav.Dictionary) error {
 		if err := v.codec.Open(codec, d); err != nil {
 			return inputError(Damaged, err, "The %s decoder cannot be started with this input's header; it is damaged or not supported.",
 				av.CodecName(st.Params.CodecID()))
@@ -105,6 +109,7 @@ func (v *video) close() {
 // send gives a packet to the decoder, which must have been emptied by receive. A packet it cannot make sense of is counted.
 func (v *video) send(p *astiav.Packet) error {
 	v.failures = 0
+	v.s.sent.Add(1)
 	return v.judge(v.codec.SendPacket(p))
 }
 
@@ -306,6 +311,10 @@ func (v *video) first(f *astiav.Frame, p av.Picture) error {
 	m.Video().Params.SetPixelFormat(p.Format)
 	m.UpdateInfo()
 	v.s.given = true
+	if like := v.s.opts.Like; like != nil {
+		v.direct = v.direct && m.Working == like.Working && m.Color == like.Color
+		m.Width, m.Height, m.Working, m.Color = like.Width, like.Height, like.Working, like.Color
+	}
 	return nil
 }
 

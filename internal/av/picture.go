@@ -255,6 +255,15 @@ func SetPacketTimeBase(c *astiav.CodecContext, tb media.Rational) {
 	C.picture_set_packet_time_base((*C.AVCodecContext)(c.UnsafePointer()), C.int(tb.Num), C.int(tb.Den))
 }
 
+// SkipUnreferenced makes a decoder leave out pictures that no other is built upon, or stop doing so.
+func SkipUnreferenced(c *astiav.CodecContext, skip bool) {
+	discard := C.enum_AVDiscard(C.AVDISCARD_DEFAULT)
+	if skip {
+		discard = C.AVDISCARD_NONREF
+	}
+	(*C.AVCodecContext)(c.UnsafePointer()).skip_frame = discard
+}
+
 // Crop is how many pixels a container hides at each side of the coded picture.
 type Crop struct{ Left, Top, Right, Bottom int }
 
