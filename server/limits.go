@@ -1,6 +1,7 @@
 package server
 
 import (
+	"math"
 	"runtime"
 	"time"
 
@@ -35,6 +36,9 @@ type Limits struct {
 	// A client that stops reading holds a place among MaxJobs until then.
 	StallTimeout time.Duration
 
+	// FirstMessageTimeout is how long a call may take to say what it wants. It has a place among MaxJobs by then.
+	FirstMessageTimeout time.Duration
+
 	// Grace is how long running jobs may go on after the server was told to stop.
 	Grace time.Duration
 }
@@ -55,6 +59,7 @@ const (
 
 	defaultMaxJobTime   = 24 * time.Hour
 	defaultStallTimeout = 5 * time.Minute
+	defaultFirstMessage = 10 * time.Second
 	defaultGrace        = 30 * time.Second
 )
 
@@ -67,8 +72,13 @@ const (
 	// sendQueue is how many messages may wait for the client: sendQueue x sendChunk = 4 MiB. Muxers write in bursts.
 	sendQueue = 132
 
-	// maxRecvMessage is the largest message a client may send. Ours sends sendChunk; others may like larger ones.
-	maxRecvMessage = 4 << 20
+	// maxChunk is the most bytes of a file in one message. Ours sends sendChunk; others may like larger ones.
+	maxChunk = 4 << 20
+
+	// pictureSampleBytes is the most bytes that a pixel takes in a message of UpscaleFrames: four planes of 16 bits. Gaps between
+	// rows have the room that less wasteful formats leave, and messageOverhead, which is also for all that is not samples.
+	pictureSampleBytes = 8
+	messageOverhead    = 1 << 20
 
 	// streamWindow and connWindow bound the bytes gRPC takes from the network ahead of our reading. Setting them also
 	// switches off gRPC's own growing of the window, which goes up to 16 MiB a stream.
@@ -113,6 +123,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.MaxSpool, defaultMaxSpool)
 	setDefault(&l.MaxJobTime, defaultMaxJobTime)
 	setDefault(&l.StallTimeout, defaultStallTimeout)
+	setDefault(&l.FirstMessageTimeout, defaultFirstMessage)
 	setDefault(&l.Grace, defaultGrace)
 	return l
 }
@@ -124,9 +135,16 @@ func setDefault[T comparable](v *T, d T) {
 	}
 }
 
+// maxMessage is the largest message that a client may send: a picture of MaxInputPixels.
+func (l Limits) maxMessage() int {
+	return int(min(max(maxChunk, l.MaxInputPixels*pictureSampleBytes), math.MaxInt32-messageOverhead)) + messageOverhead
+}
+
 // JobMemory is the ceiling of the media memory that one job holds, in bytes: frames, planes, the last frame that the engine
-// remembers, passed-through packets and bytes on their way. The decoder's and encoder's own reference frames come on top: they depend on the frame size and the
-// codec's settings, never on the video's length.
+// remembers, passed-through packets and bytes on their way. The decoder's and encoder's own reference frames come on top: they
+// depend on the frame size and the codec's settings, never on the video's length. A call of UpscaleFrames has none of them, but
+// copies of a message while gRPC takes it apart (three of a frame) or puts it together (two of an answer), and the picture that
+// chroma is scaled into.
 func (l Limits) JobMemory() int64 {
 	return l.FrameMemory + l.PlaneMemory + sr.MemoLimit + packetMemory + sendQueue*sendChunk + streamWindow
 }

@@ -54,7 +54,7 @@ type Server struct {
 	mu       sync.Mutex
 	draining bool
 	running  int
-	sessions map[*session]struct{}
+	sessions map[holder]struct{}
 	idle     chan struct{} // closed when draining and the last job has ended
 	leaked   int64         // bytes of frames that ended jobs did not give back; anything but 0 is a bug
 
@@ -76,7 +76,7 @@ func New(cfg Config) (*Server, error) {
 		limits: cfg.Limits.withDefaults(),
 		log:    cfg.Log,
 		health: health.NewServer(),
-		idle:   make(chan struct{}), sessions: map[*session]struct{}{},
+		idle:   make(chan struct{}), sessions: map[holder]struct{}{},
 	}
 	s.stop, s.stopJobs = context.WithCancelCause(context.Background())
 	var err error
@@ -84,7 +84,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("server: register metrics: %w", err)
 	}
 	s.grpc = grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxRecvMessage),
+		grpc.MaxRecvMsgSize(s.limits.maxMessage()),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -92,9 +92,11 @@ func New(cfg Config) (*Server, error) {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveAfter, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
+		grpc.StatsHandler(connections{}),
+		grpc.ChainStreamInterceptor(limitReads),
 	}, cfg.Options...)...)
-	upscalev1.RegisterUpscaleServiceServer(s.grpc, s)
-	healthgrpc.RegisterHealthServer(s.grpc, s.health)
+	s.grpc.RegisterService(asStreams(upscalev1.UpscaleService_ServiceDesc), s)
+	s.grpc.RegisterService(asStreams(healthgrpc.Health_ServiceDesc), s.health)
 	reflection.Register(s.grpc)
 	s.health.SetServingStatus(upscalev1.UpscaleService_ServiceDesc.ServiceName, healthgrpc.HealthCheckResponse_SERVING)
 	return s, nil
@@ -146,47 +148,32 @@ func (s *Server) drain() {
 	s.stopJobs(errShutdown)
 }
 
-// admit reserves a place for a job, or says with a status why there is none. The returned function gives it back.
-func (s *Server) admit() (func(), error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining {
-		return nil, errShutdown
-	}
-	if s.running >= s.limits.MaxJobs {
-		return nil, exhausted()
-	}
-	s.running++
-	return sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.running--
-		if s.draining && s.running == 0 {
-			close(s.idle)
-		}
-	}), nil
-}
-
 func (s *Server) runningJobs() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.running
 }
 
-// open and end keep the list of sessions for the metrics.
-func (s *Server) open(sess *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sessions[sess] = struct{}{}
+// holder is a job that holds frames.
+type holder interface {
+	heldBytes() int64
+	logger() *slog.Logger
 }
 
-func (s *Server) end(sess *session) {
+// open and end keep the list of jobs for the metrics.
+func (s *Server) open(job holder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.sessions, sess)
-	if held := sess.heldBytes(); held != 0 {
+	s.sessions[job] = struct{}{}
+}
+
+func (s *Server) end(job holder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, job)
+	if held := job.heldBytes(); held != 0 {
 		s.leaked += held
-		sess.log.Error("the job ended without giving back its frames", "bytes", held)
+		job.logger().Error("the job ended without giving back its frames", "bytes", held)
 	}
 }
 
@@ -195,8 +182,8 @@ func (s *Server) frameBytes() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.leaked
-	for sess := range s.sessions {
-		n += sess.heldBytes()
+	for job := range s.sessions {
+		n += job.heldBytes()
 	}
 	return n
 }

@@ -84,6 +84,8 @@ func (s *Server) newSession(start *upscalev1.Start, cancel context.CancelCauseFu
 // heldBytes is the frame memory the job holds now.
 func (s *session) heldBytes() int64 { return s.frames.InUse() + s.planes.InUse() }
 
+func (s *session) logger() *slog.Logger { return s.log }
+
 // prepare opens the input, finds the model and lays out the output.
 func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, error) {
 	srv := s.server

@@ -15,6 +15,7 @@ import (
 	"upscaler/decode"
 	"upscaler/encode"
 	"upscaler/internal/frame"
+	"upscaler/server/frames"
 	"upscaler/server/pipeline"
 	"upscaler/sr"
 )
@@ -29,6 +30,9 @@ var (
 	errTooLong  = errors.New("the job took longer than this server allows")
 	errTooMuch  = errors.New("the upload is larger than this server allows")
 )
+
+// errNoStart is a call that begins with something else, or with nothing.
+var errNoStart = &protocolError{"payload", "the first message must say what is to be done (start)"}
 
 // protocolError is a client that does not keep to the contract's order of messages.
 type protocolError struct{ field, text string }
@@ -54,6 +58,7 @@ func toStatus(err error) error {
 		tooLarge *frame.TooLargeError
 		count    *pipeline.FrameCountError
 		protocol *protocolError
+		picture  *frames.InputError
 	)
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -68,6 +73,8 @@ func toStatus(err error) error {
 		return newStatus(codes.ResourceExhausted, "LIMIT", err.Error())
 	case errors.As(err, &protocol):
 		return newStatus(codes.InvalidArgument, "PROTOCOL", err.Error(), badField(protocol.field, err.Error()))
+	case errors.As(err, &picture):
+		return newStatus(codes.InvalidArgument, "PICTURE", err.Error(), badField(picture.Field, err.Error()))
 	case errors.As(err, &option):
 		return newStatus(codes.InvalidArgument, "OPTION", err.Error(), badField("start."+option.Field, err.Error()))
 	case errors.As(err, &keep):

@@ -13,6 +13,7 @@ import (
 	"upscaler/decode"
 	"upscaler/encode"
 	"upscaler/internal/frame"
+	"upscaler/server/frames"
 	"upscaler/server/pipeline"
 	"upscaler/sr"
 )
@@ -27,6 +28,7 @@ func TestToStatus(t *testing.T) {
 		retry  bool
 	}{
 		{"cancelled", fmt.Errorf("read: %w", context.Canceled), codes.Canceled, "CANCELLED", "", false},
+		{"picture", &frames.InputError{Field: "frame.strides", Text: "x"}, codes.InvalidArgument, "PICTURE", "frame.strides", false},
 		{"deadline", context.DeadlineExceeded, codes.DeadlineExceeded, "DEADLINE", "", false},
 		{"shutdown", errShutdown, codes.Unavailable, "SHUTDOWN", "", true},
 		{"stalled", errStalled, codes.Aborted, "STALLED", "", false},

@@ -20,7 +20,14 @@ import (
 // defaultScale is used when the client names none.
 const defaultScale = 2
 
-func modelSpec(start *upscalev1.Start) (sr.Spec, error) {
+// modelChoice is what the Starts of all calls say of the network to use.
+type modelChoice interface {
+	GetScale() uint32
+	GetModel() string
+	GetDevice() upscalev1.Device
+}
+
+func modelSpec(start modelChoice) (sr.Spec, error) {
 	spec := sr.Spec{Scale: int(start.GetScale()), Model: start.GetModel()}
 	if spec.Scale == 0 && spec.Model == "" {
 		spec.Scale = defaultScale

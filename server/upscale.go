@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -14,13 +15,14 @@ import (
 
 // Upscale implements upscale.v1.UpscaleService.
 func (s *Server) Upscale(stream grpc.BidiStreamingServer[upscalev1.UpscaleRequest, upscalev1.UpscaleResponse]) error {
-	first, err := stream.Recv()
+	first, release, err := admitted(s, stream.Recv)
 	if err != nil {
-		return err
+		return toStatus(err)
 	}
+	defer release()
 	start := first.GetStart()
 	if start == nil {
-		return toStatus(&protocolError{"payload", "the first message must be Start"})
+		return toStatus(errNoStart)
 	}
 	return s.job(stream.Context(), start, func() (*upscalev1.Chunk, error) {
 		m, err := stream.Recv()
@@ -32,13 +34,14 @@ func (s *Server) Upscale(stream grpc.BidiStreamingServer[upscalev1.UpscaleReques
 
 // Probe implements upscale.v1.UpscaleService.
 func (s *Server) Probe(stream grpc.ClientStreamingServer[upscalev1.ProbeRequest, upscalev1.ProbeResponse]) error {
-	first, err := stream.Recv()
+	first, release, err := admitted(s, stream.Recv)
 	if err != nil {
-		return err
+		return toStatus(err)
 	}
+	defer release()
 	start := first.GetStart()
 	if start == nil {
-		return toStatus(&protocolError{"payload", "the first message must be Start"})
+		return toStatus(errNoStart)
 	}
 	return s.job(stream.Context(), start, func() (*upscalev1.Chunk, error) {
 		m, err := stream.Recv()
@@ -55,21 +58,12 @@ func (s *Server) Probe(stream grpc.ClientStreamingServer[upscalev1.ProbeRequest,
 	})
 }
 
-// job admits a call, receives its chunks in a goroutine of their own, and runs do with a context that ends with the call, the
+// job receives an admitted call's chunks in a goroutine of their own, and runs do with a context that ends with the call, the
 // job's time limit or the server. Its result is a status.
 func (s *Server) job(ctx context.Context, start *upscalev1.Start, recv func() (*upscalev1.Chunk, error),
 	do func(context.Context, *session) error) error {
-	release, err := s.admit()
-	if err != nil {
-		return toStatus(err)
-	}
-	defer release()
-
-	ctx, timeout := context.WithTimeoutCause(ctx, s.limits.MaxJobTime, errTooLong)
-	defer timeout()
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := s.jobContext(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(s.stop, func() { cancel(context.Cause(s.stop)) })()
 
 	reader, writer := io.Pipe()
 	sess := s.newSession(start, cancel, reader)
@@ -86,7 +80,7 @@ func (s *Server) job(ctx context.Context, start *upscalev1.Start, recv func() (*
 	}()
 
 	sess.log.Info("job accepted", "scale", start.GetScale(), "model", start.GetModel(), "size", start.GetInput().GetSize())
-	err = do(ctx, sess)
+	err := do(ctx, sess)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx) // what failed then, failed because of this
 	}
@@ -150,6 +144,9 @@ func chunkOf(c *upscalev1.Chunk, err error) (*upscalev1.Chunk, error) {
 	}
 	if c == nil {
 		return nil, toStatus(&protocolError{"payload", "only Chunk may follow the first message"})
+	}
+	if len(c.GetData()) > maxChunk {
+		return nil, toStatus(&protocolError{"chunk.data", fmt.Sprintf("a chunk of %d bytes is too large; send at most %d at a time", len(c.GetData()), maxChunk)})
 	}
 	return c, nil
 }

@@ -44,14 +44,32 @@ func (p *Pool) Budget() int64 { return p.budget }
 // Get returns a frame of the given format and size whose sample values are undefined. It waits while the budget is used up
 // and returns ctx's cause when that ends first, or a *TooLargeError when waiting could not help.
 func (p *Pool) Get(ctx context.Context, format Format, width, height int) (*Frame, error) {
-	var sizes, strides [4]int
-	total := 0
+	return p.get(ctx, format, width, height, rowAlign)
+}
+
+// GetPacked is Get for a frame without gaps: its rows and planes follow each other at once, and Bytes returns them.
+func (p *Pool) GetPacked(ctx context.Context, format Format, width, height int) (*Frame, error) {
+	return p.get(ctx, format, width, height, 1)
+}
+
+// PoolBytes returns the bytes that a frame of Get takes of its pool's budget: those of Format.Bytes and the gaps behind rows.
+func PoolBytes(format Format, width, height int) int64 {
+	_, _, total := layout(format, width, height, rowAlign)
+	return int64(total)
+}
+
+func layout(format Format, width, height, alignment int) (sizes, strides [4]int, total int) {
 	for i := range format.Planes() {
 		w, h := format.PlaneSize(i, width, height)
-		strides[i] = align(w * format.SampleBytes())
+		strides[i] = align(w*format.SampleBytes(), alignment)
 		sizes[i] = strides[i] * h
 		total += sizes[i]
 	}
+	return sizes, strides, total
+}
+
+func (p *Pool) get(ctx context.Context, format Format, width, height, alignment int) (*Frame, error) {
+	sizes, strides, total := layout(format, width, height, alignment)
 	buf, err := p.take(ctx, total)
 	if err != nil {
 		return nil, err
@@ -74,6 +92,9 @@ func (f *Frame) Release() {
 	f.pool.give(f.buf)
 	f.pool, f.buf, f.Planes, f.SideData = nil, nil, [4]Plane{}, nil
 }
+
+// Bytes returns the memory of all planes, one after the other; with the gaps between rows unless GetPacked made the frame.
+func (f *Frame) Bytes() []byte { return f.buf }
 
 // Luma returns the frame's first plane.
 func (f *Frame) Luma() Plane { return f.Planes[0] }
@@ -110,4 +131,5 @@ func (p *Pool) give(buf []byte) {
 	p.sem.Release(n)
 }
 
-func align(n int) int { return (n + rowAlign - 1) &^ (rowAlign - 1) }
+// align rounds n up to a multiple of a power of two.
+func align(n, alignment int) int { return (n + alignment - 1) &^ (alignment - 1) }
