@@ -28,6 +28,7 @@ import (
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"upscaler/client"
 	upscalev1 "upscaler/gen/upscale/v1"
 	"upscaler/models"
 	"upscaler/server"
@@ -739,5 +740,58 @@ func TestInterceptorsSeeEveryCall(t *testing.T) {
 				t.Errorf("%s: %v", m.StreamName, err)
 			}
 		}
+	}
+}
+
+// TestClientUpscalesFrames: the Go client sends and takes at once, and returns what its callbacks or the server complain of.
+func TestClientUpscalesFrames(t *testing.T) {
+	r := start(t, server.Limits{})
+	c, err := client.Dial(r.address, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const width, height, count = 640, 480, 20
+	next := func(end error) func(context.Context) (*upscalev1.Frame, error) {
+		n := 0
+		return func(context.Context) (*upscalev1.Frame, error) {
+			if n++; n > count {
+				return nil, end
+			}
+			return &upscalev1.Frame{Data: bytes.Repeat([]byte{100}, width*height), Pts: int64(n)}, nil
+		}
+	}
+	var accepted *upscalev1.FramesAccepted
+	var pts []int64
+	job := client.FrameJob{
+		Settings: &upscalev1.FramesStart{Scale: 4, Width: width, Height: height, PixelFormat: "gray"}, // answers of 4.9 MB
+		Next:     next(io.EOF),
+		Accepted: func(a *upscalev1.FramesAccepted) { accepted = a },
+		Answer: func(f *upscalev1.Frame) error {
+			pts = append(pts, f.GetPts())
+			return nil
+		},
+	}
+	if err := c.UpscaleFrames(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	if accepted.GetWidth() != 4*width || len(pts) != count || pts[0] != 1 || pts[count-1] != count {
+		t.Errorf("accepted %v, answers %v", accepted, pts)
+	}
+
+	broken := errors.New("the camera broke")
+	job.Next = next(broken)
+	if err := c.UpscaleFrames(t.Context(), job); !errors.Is(err, broken) {
+		t.Errorf("Next fails: got %v, want %v", err, broken)
+	}
+	full := errors.New("the disk is full")
+	job.Next, job.Answer = next(io.EOF), func(*upscalev1.Frame) error { return full }
+	if err := c.UpscaleFrames(t.Context(), job); !errors.Is(err, full) {
+		t.Errorf("Answer fails: got %v, want %v", err, full)
+	}
+	job.Settings, job.Next = &upscalev1.FramesStart{Width: 2, Height: 2, PixelFormat: "gray"}, next(io.EOF)
+	var refused *client.Error
+	if err := c.UpscaleFrames(t.Context(), job); !errors.As(err, &refused) || refused.Code != codes.InvalidArgument {
+		t.Errorf("a wrong frame: got %v, want INVALID_ARGUMENT", err)
 	}
 }

@@ -54,4 +54,34 @@ case $said in
   *) fail "a text as input gives: $said" ;;
 esac
 [ ! -e "$work/no.mp4" ] || fail "a failed job left a result"
+# Frames: what comes back is the same picture, in the same order, only larger.
+"$venv/bin/python" - "$work" <<'PYTHON'
+import subprocess, sys
+import numpy as np
+def raw(form):
+    return np.frombuffer(subprocess.run(["ffmpeg", "-v", "error", "-i", sys.argv[1] + "/in.mp4", "-f", "rawvideo", "-pix_fmt", form, "-"],
+        check=True, capture_output=True).stdout, np.uint8)
+np.save(sys.argv[1] + "/gray.npy", raw("gray").reshape(10, 64, 96))
+np.save(sys.argv[1] + "/yuv.npy", raw("yuv444p").reshape(10, 3, 64, 96))
+np.save(sys.argv[1] + "/float.npy", np.zeros((1, 64, 96)))
+PYTHON
+for kind in gray yuv; do
+  "$venv/bin/python" frames.py "$work/$kind.npy" "$work/$kind.x2.npy" "unix:$work/sr.sock"
+done
+"$venv/bin/python" - "$work" <<'PYTHON' || fail "the frames that came back are not those that were sent"
+import sys
+import numpy as np
+for kind in "gray", "yuv":
+    small, large = np.load(f"{sys.argv[1]}/{kind}.npy"), np.load(f"{sys.argv[1]}/{kind}.x2.npy")
+    *_, height, width = small.shape
+    assert large.shape == (*small.shape[:-2], 2 * height, 2 * width), large.shape
+    shrunk = large.reshape(*small.shape[:-2], height, 2, width, 2).mean((-3, -1))
+    for picture, original in zip(shrunk, small):
+        difference = abs(picture - original).mean()
+        others = [abs(picture - other).mean() for other in small if other is not original and (other != original).any()]
+        assert difference < 4 and difference < min(others), (kind, difference, min(others))
+PYTHON
+if said=$("$venv/bin/python" frames.py "$work/float.npy" "$work/no.npy" "unix:$work/sr.sock" 2>&1); then
+  fail "floats were accepted as a picture"
+fi
 echo "python example: passed"
