@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -140,15 +141,30 @@ func (s *spooled) Read(p []byte) (int, error) {
 	return s.Spool.Read(p)
 }
 
-func (s *Source) openFormat() error {
-	l := s.opts.Limits
-	fc := astiav.AllocFormatContext()
-	if fc == nil {
-		return errNoMemory
+func (s *Source) openFormat() (err error) {
+	var more map[string]string
+	if s.opts.Live {
+		more = map[string]string{
+			"analyzeduration": strconv.FormatInt(microseconds(min(s.opts.Limits.AnalyzeDuration, liveAnalyze)), 10),
+			"fpsprobesize":    liveRateFrames,
+		}
+	}
+	var opened bool
+	s.format, opened, err = openFormat(s.input, formats, hint(s.opts.Name), s.opts.Limits, more)
+	if !opened {
+		return s.openError(err)
+	}
+	return err
+}
+
+// openFormat opens a demuxer that reads in and nothing else. opened tells whether there is a context to close, with or without
+// an error. more are further options, which come before the usual ones.
+func openFormat(in *av.Input, formats, hint string, l Limits, more map[string]string) (fc *astiav.FormatContext, opened bool, err error) {
+	if fc = astiav.AllocFormatContext(); fc == nil {
+		return nil, false, errNoMemory
 	}
 	av.TrackOpen()
-	s.input.Attach(fc)
-	opened := false
+	in.Attach(fc)
 	options := map[string]string{
 		"format_whitelist":   formats,
 		"protocol_whitelist": "", // nothing
@@ -157,12 +173,9 @@ func (s *Source) openFormat() error {
 		// One more than allowed, so that too many can be told from just enough: Matroska's demuxer silently stops at this limit.
 		"max_streams": strconv.Itoa(l.MaxStreams + 1),
 	}
-	if s.opts.Live {
-		options["analyzeduration"] = strconv.FormatInt(microseconds(min(l.AnalyzeDuration, liveAnalyze)), 10)
-		options["fpsprobesize"] = liveRateFrames
-	}
-	err := av.WithOptions(options, func(d *astiav.Dictionary) error {
-		if err := fc.OpenInput(hint(s.opts.Name), nil, d); err != nil {
+	maps.Copy(options, more)
+	err = av.WithOptions(options, func(d *astiav.Dictionary) error {
+		if err := fc.OpenInput(hint, nil, d); err != nil {
 			return err
 		}
 		opened = true
@@ -170,10 +183,9 @@ func (s *Source) openFormat() error {
 	})
 	if !opened { // FFmpeg has freed the context
 		av.TrackClose()
-		return s.openError(err)
+		return nil, false, err
 	}
-	s.format = fc
-	return err
+	return fc, true, err
 }
 
 const (

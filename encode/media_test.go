@@ -89,7 +89,7 @@ func upscaleWith(t *testing.T, in, out string, o Options, touch func(*av.Packet)
 		return r, err
 	}
 	defer sink.Close()
-	for {
+	for frames := 0; ; {
 		u, err := src.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			break
@@ -100,6 +100,9 @@ func upscaleWith(t *testing.T, in, out string, o Options, touch func(*av.Packet)
 		if u.Packet != nil {
 			touch(u.Packet)
 			err = sink.WritePacket(ctx, u.Packet)
+		} else if frames++; frames <= sink.Kept() {
+			err = sink.WriteKept(ctx, u.Frame)
+			u.Frame.Release()
 		} else {
 			luma := enlarge(t, pool, u.Frame, o.Scale)
 			err = sink.WriteFrame(ctx, u.Frame, luma.Luma())

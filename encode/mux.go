@@ -58,6 +58,7 @@ type mux struct {
 	}
 	segments *segments // of a live job that wants them
 	repaired bool
+	joined   bool // the video is that of an interrupted output and its continuation
 }
 
 type muxStream struct {
@@ -519,6 +520,11 @@ func (x *mux) write(p *astiav.Packet) error {
 		}
 	}
 	p.RescaleTs(s.from, s.to)
+	return x.put(s, p)
+}
+
+// put hands a packet with timestamps of the output stream to the muxer.
+func (x *mux) put(s *muxStream, p *astiav.Packet) error {
 	p.SetPos(-1)
 	x.keepOrder(s, p)
 	x.fragment.bytes += int64(p.Size())
@@ -543,7 +549,8 @@ func (x *mux) keepOrder(s *muxStream, p *astiav.Packet) {
 		return
 	}
 	if dts <= s.lastDTS {
-		if dts < s.lastDTS && !x.repaired {
+		// Where the continuation of an interrupted video begins, its encoder may count decoding times from a little earlier.
+		if dts < s.lastDTS && !x.repaired && (!x.joined || s.Index() != x.video) {
 			x.repaired = true
 			x.tell(notice.TimestampsRepaired, notice.NoStream, "Packets whose times do not grow were moved by the least that makes them grow.")
 		}

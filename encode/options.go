@@ -66,6 +66,8 @@ type Options struct {
 	Threads int         // of the encoder; 0 means one per processor
 	Notify  notice.Func // what turns up after the plan; may be nil
 	Live    *Live       // of a running stream; nil for a file
+	// Kept is the video of an interrupted output to go on with; nil begins a new one.
+	Kept Kept
 }
 
 // Output takes the file's bytes. WriteAt may block, which is how a slow reader slows the job; it must not keep p. Its error

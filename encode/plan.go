@@ -30,6 +30,7 @@ type Layout struct {
 	CRF           int // -1 when there is none
 	Preset, Tune  string
 	Bitrate       int64 // bits a second, 0 with constant quality
+	VideosBefore  int   // other video streams that come before the upscaled one, cover art aside
 
 	Input   media.Info // the input's, with Action and Peer of each stream
 	Output  media.Info
@@ -88,6 +89,9 @@ func (l *Layout) EncoderMemory() int64 {
 	plain := frame.Format{Depth: 8, ChromaW: 1, ChromaH: 1}
 	return int64(l.encoder.memory) * pixels * l.target.Bytes(l.Width, l.Height) / plain.Bytes(l.Width, l.Height)
 }
+
+// CodecName returns FFmpeg's name of the video's codec: h264.
+func (l *Layout) CodecName() string { return l.encoder.id }
 
 func (l *Layout) tell(code notice.Code, stream int, format string, args ...any) {
 	l.Notices = append(l.Notices, notice.Notice{Code: code, Stream: stream, Text: fmt.Sprintf(format, args...)})
@@ -308,6 +312,9 @@ func (l *Layout) assignStreams(m *av.Media, o Options) error {
 			in.Action, in.Peer = media.ActionDrop, -1
 		}
 		if in.Action != media.ActionDrop {
+			if i < m.VideoIndex && s.Kind == media.KindVideo && !s.AttachedPicture {
+				l.VideosBefore++
+			}
 			l.streams = append(l.streams, n)
 			n++
 			continue

@@ -18,6 +18,7 @@ import (
 type Sink struct {
 	video *video
 	mux   *mux
+	kept  *kept
 	busy  atomic.Int64 // nanoseconds
 	err   error        // the first one; nothing works after it
 	done  bool
@@ -52,12 +53,19 @@ func Open(ctx context.Context, out Output, m *av.Media, plan *Layout, o Options)
 	if err != nil {
 		return nil, err
 	}
+	k := &kept{}
+	if o.Kept != nil {
+		if k, err = newKept(o.Kept, plan, v.codec); err != nil {
+			v.close()
+			return nil, err
+		}
+	}
 	x, err := openMux(out, m, plan, v.codec, v.rate, o)
 	if err != nil {
 		v.close()
 		return nil, err
 	}
-	s := &Sink{video: v, mux: x}
+	s := &Sink{video: v, mux: x, kept: k}
 	s.busy.Store(int64(time.Since(start)) - x.file.blocked.Load())
 	return s, nil
 }
@@ -84,6 +92,9 @@ func (s *Sink) WritePacket(ctx context.Context, p *av.Packet) error {
 // Finish encodes what is held back and completes the file.
 func (s *Sink) Finish(ctx context.Context) error {
 	err := s.work(ctx, func() error {
+		if s.kept.left > 0 {
+			return resumeError("The input has fewer pictures than the interrupted output: it is of another input.")
+		}
 		if err := s.video.drain(s.mux.writeVideo); err != nil {
 			return err
 		}

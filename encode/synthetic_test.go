@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"upscaler/internal/av"
@@ -21,6 +22,13 @@ type fileOutput struct {
 	*os.File
 	jumps int // writes that did not continue where the last one ended
 	end   int64
+	log   []piece
+}
+
+// piece is one call of WriteAt.
+type piece struct {
+	off  int64
+	data []byte
 }
 
 func (f *fileOutput) WriteAt(p []byte, off int64) (int, error) {
@@ -28,6 +36,7 @@ func (f *fileOutput) WriteAt(p []byte, off int64) (int, error) {
 		f.jumps++
 	}
 	f.end = off + int64(len(p))
+	f.log = append(f.log, piece{off, slices.Clone(p)})
 	return f.File.WriteAt(p, off)
 }
 

@@ -40,6 +40,7 @@ type video struct {
 	packet *astiav.Packet
 
 	keys      keyFrames
+	begun     bool            // the encoder has been given a picture
 	durations map[int64]int64 // of the frames inside the encoder, by PTS
 	frames    atomic.Int64
 	packets   atomic.Int64
@@ -142,6 +143,9 @@ func (v *video) openCodec(m *av.Media, globalHeader bool, threads int) error {
 	c.SetFramerate(av.AVRational(v.rate))
 	c.SetSampleAspectRatio(av.AVRational(v.sar))
 	c.SetThreadCount(threads)
+	// A group of pictures that needs none of the one before: an interrupted output is gone on with from such a place, and players
+	// seek there.
+	c.SetFlags(c.Flags().Add(astiav.CodecContextFlagClosedGop))
 	if globalHeader {
 		c.SetFlags(c.Flags().Add(astiav.CodecContextFlagGlobalHeader))
 	}
@@ -252,6 +256,7 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 	}
 	v.durations[f.PTS] = duration
 	v.keys.mark(picture, f.PTS)
+	v.begun = true
 	v.frames.Add(1)
 	v.position.Store(f.PTS)
 	if err := v.codec.SendFrame(picture); err != nil {
@@ -411,6 +416,11 @@ func pad(p frame.Plane, w, h int) {
 }
 
 func (v *video) close() {
+	if v.codec != nil && v.packet != nil && v.plan.encoder.codec == CodecAV1 && !v.begun {
+		// SVT-AV1 waits for ever when it is freed before its first picture.
+		_ = v.codec.SendFrame(v.frame)
+		_ = v.drain(func(*astiav.Packet) error { return nil })
+	}
 	av.FreeEncoder(v.codec)
 	av.FreeFrame(v.frame)
 	av.FreeFrame(v.work)

@@ -54,6 +54,7 @@ type Job struct {
 
 	decoded  atomic.Uint64
 	encoded  atomic.Uint64
+	kept     atomic.Uint64
 	position atomic.Int64 // time.Duration from the first frame's PTS
 	started  atomic.Bool
 	firstPTS int64
@@ -63,7 +64,8 @@ type Job struct {
 type Progress struct {
 	Skipped  uint64        // frames decoded that lie outside of the part asked for
 	Decoded  uint64        // frames the decoder returned
-	Encoded  uint64        // frames given to the encoder
+	Encoded  uint64        // frames given to the encoder, or taken from an interrupted output
+	Kept     uint64        // those taken from an interrupted output
 	Position time.Duration // presentation time of the last encoded frame, from the first one
 	BytesIn  uint64
 	BytesOut uint64
@@ -80,6 +82,7 @@ func (j *Job) Progress() Progress {
 		Skipped:  src.Skipped,
 		Decoded:  j.decoded.Load(),
 		Encoded:  j.encoded.Load(),
+		Kept:     j.kept.Load(),
 		Position: time.Duration(j.position.Load()),
 		BytesIn:  src.Bytes,
 		BytesOut: uint64(sink.BytesOut),
@@ -93,6 +96,7 @@ type item struct {
 	size   int64 // of the packet, as taken from the budget
 
 	frame  *frame.Frame
+	kept   bool // the frame is in the interrupted output already
 	luma   *frame.Frame
 	ticket *sr.Ticket
 }
@@ -127,6 +131,7 @@ func (j *Job) Run(ctx context.Context) error {
 
 func (j *Job) read(ctx context.Context, queue chan<- item, packets *semaphore.Weighted) error {
 	scale := j.Engine.Model().Scale
+	keep := uint64(j.Sink.Kept())
 	for {
 		unit, err := j.Source.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -143,9 +148,11 @@ func (j *Job) read(ctx context.Context, queue chan<- item, packets *semaphore.We
 				it.free()
 				return context.Cause(ctx)
 			}
-		} else if err := j.submit(ctx, &it, scale); err != nil {
-			it.free()
-			return err
+		} else if it.kept = j.decoded.Add(1) <= keep; !it.kept {
+			if err := j.submit(ctx, &it, scale); err != nil {
+				it.free()
+				return err
+			}
 		}
 		select {
 		case queue <- it:
@@ -161,7 +168,6 @@ func (j *Job) read(ctx context.Context, queue chan<- item, packets *semaphore.We
 }
 
 func (j *Job) submit(ctx context.Context, it *item, scale int) error {
-	j.decoded.Add(1)
 	f := it.frame
 	var err error
 	if it.luma, err = j.Luma.Get(ctx, frame.Format{Depth: f.Format.Depth, Gray: true}, f.Width*scale, f.Height*scale); err != nil {
@@ -182,12 +188,7 @@ func (j *Job) write(ctx context.Context, queue <-chan item, packets *semaphore.W
 			}
 			continue
 		}
-		if err := it.ticket.Wait(ctx); err != nil {
-			j.Engine.Close() // the engine may still write into the plane
-			it.free()
-			return err
-		}
-		err := j.Sink.WriteFrame(ctx, it.frame, it.luma.Luma())
+		err := j.finish(ctx, &it)
 		j.advance(timeBase, it.frame.PTS)
 		it.free()
 		if err != nil {
@@ -199,6 +200,19 @@ func (j *Job) write(ctx context.Context, queue <-chan item, packets *semaphore.W
 		return context.Cause(ctx) // the queue was closed because the source failed, not because it ended
 	}
 	return j.Sink.Finish(ctx)
+}
+
+// finish writes a frame once its plane is upscaled.
+func (j *Job) finish(ctx context.Context, it *item) error {
+	if it.kept {
+		j.kept.Add(1)
+		return j.Sink.WriteKept(ctx, it.frame)
+	}
+	if err := it.ticket.Wait(ctx); err != nil {
+		j.Engine.Close() // the engine may still write into the plane
+		return err
+	}
+	return j.Sink.WriteFrame(ctx, it.frame, it.luma.Luma())
 }
 
 func (j *Job) advance(timeBase media.Rational, pts int64) {
