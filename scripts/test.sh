@@ -6,6 +6,7 @@ cd "$(dirname "$(realpath "$0")")/.."
 scripts/packages.sh test
 . scripts/env.sh
 
+scripts/mediamtx.sh >/dev/null
 scripts/lint.sh
 
 echo "test: unit and end-to-end tests"
@@ -14,8 +15,8 @@ go test -timeout 10m ./...
 echo "test: again under the race detector"
 UPSCALER_TEST_RACE=1 go test -race -short -timeout 10m ./...
 
-echo "test: the client builds without cgo"
-CGO_ENABLED=0 go vet ./client/... ./cmd/sr-client/...
+echo "test: the client and the network build without cgo"
+CGO_ENABLED=0 go vet ./client/... ./cmd/sr-client/... ./live/...
 
 echo "test: the python example against the real server"
 examples/python/test.sh

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	upscalev1 "upscaler/gen/upscale/v1"
+	"upscaler/live"
 	"upscaler/sr"
 )
 
@@ -38,6 +39,8 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// EngineVersion is ONNX Runtime's version, for GetServerInfo.
 	EngineVersion string
+	// Network is what live jobs may reach; nil means nothing.
+	Network *live.Network
 }
 
 // Server serves upscale.v1.UpscaleService, grpc.health.v1.Health and reflection.

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"upscaler/internal/version"
+	"upscaler/live"
 	"upscaler/models"
 	"upscaler/server"
 	"upscaler/sr"
@@ -46,6 +47,7 @@ type flags struct {
 	limits       server.Limits
 	exitOnEOF    bool
 	security     security
+	network      live.Network
 }
 
 func command() *cobra.Command {
@@ -59,7 +61,9 @@ the results back. It runs until it gets SIGTERM or SIGINT, then finishes the run
   sr-server --listen :50051 --tls-cert c.pem --tls-key k.pem --token-file tokens
                                                          for others, encrypted, to those who hold a token
   sr-server --listen unix:/run/sr.sock --max-jobs 2
-  sr-server --metrics-listen 127.0.0.1:9090              Prometheus figures at /metrics`,
+  sr-server --metrics-listen 127.0.0.1:9090              Prometheus figures at /metrics
+  sr-server --allow-source rtsp://*.cameras.lan:554 --allow-sink srt://10.0.0.5:9000-9010
+                                                         live streams, from and to nowhere else`,
 		Args:          cobra.NoArgs,
 		Version:       version.Version,
 		SilenceUsage:  true,
@@ -87,6 +91,16 @@ the results back. It runs until it gets SIGTERM or SIGINT, then finishes the run
 	p.StringVar(&f.engine, "engine", "auto", "what computes on the CPU: native (our kernels, int8 models only), onnx, or auto (native where it can)")
 	p.StringVar(&f.onnxruntime, "onnxruntime", "", "path of libonnxruntime.so (default: $UPSCALER_ONNXRUNTIME, lib/ beside the program, the system's)")
 	f.security.register(p)
+	allowed := func(patterns *[]live.Pattern) func(string) error {
+		return func(s string) error {
+			pattern, err := live.ParsePattern(s)
+			*patterns = append(*patterns, pattern)
+			return err
+		}
+	}
+	p.Func("allow-source", "`scheme://host:port` that live jobs may read; host: name, *.name, IP, network or *; port: number, range or * (repeatable; default none)",
+		allowed(&f.network.Sources))
+	p.Func("allow-sink", "`scheme://host:port` that live jobs may send to, likewise (repeatable; default none)", allowed(&f.network.Sinks))
 	p.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	p.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	p.BoolVar(&f.exitOnEOF, "exit-on-stdin-close", false, "stop when standard input ends, as when the program that started this one died")
@@ -118,11 +132,12 @@ func (f *flags) run(ctx context.Context) error {
 		return err
 	}
 
+	f.network.Log = log
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	srv, err := server.New(server.Config{
 		Scheduler: scheduler, Limits: f.limits, Log: log, SpoolDir: f.spoolDir, CodecThreads: f.codecThreads,
-		Options: options, Metrics: registry, EngineVersion: onnx.Version(),
+		Options: options, Metrics: registry, EngineVersion: onnx.Version(), Network: &f.network,
 	})
 	if err != nil {
 		return err

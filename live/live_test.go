@@ -1,0 +1,413 @@
+package live_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"upscaler/live"
+)
+
+// patience is how long a test waits for what should come soon, on a machine that may be busy.
+const patience = 20 * time.Second
+
+// folder holds what the tests share.
+var folder string
+
+func TestMain(m *testing.M) {
+	var err error
+	if folder, err = os.MkdirTemp("", "live-test"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		os.RemoveAll(folder)
+		os.Exit(code)
+	}))
+}
+
+// program returns the path of the mediamtx program, which `make test` has built.
+var program = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("../scripts/mediamtx.sh").Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	return strings.TrimSpace(string(out)), err
+})
+
+// mediamtx is a running media server, with every protocol on a port of its own.
+type mediamtx struct {
+	t                         *testing.T
+	config                    string
+	command                   *exec.Cmd
+	rtsp, rtmp, srt, hls, api int
+}
+
+// freePort returns a port that nobody uses by TCP and UDP.
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 20 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		port := l.Addr().(*net.TCPAddr).Port
+		if u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			u.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+func startMediamtx(t *testing.T) *mediamtx {
+	t.Helper()
+	if _, err := program(); err != nil {
+		t.Skipf("mediamtx could not be built: %v", err)
+	}
+	m := &mediamtx{t: t, config: filepath.Join(t.TempDir(), "mediamtx.yml")}
+	for _, p := range []*int{&m.rtsp, &m.rtmp, &m.srt, &m.hls, &m.api} {
+		*p = freePort(t)
+	}
+	config := fmt.Sprintf(`logLevel: warn
+api: yes
+apiAddress: 127.0.0.1:%d
+rtspAddress: 127.0.0.1:%d
+rtspTransports: [tcp]
+rtmpAddress: 127.0.0.1:%d
+srtAddress: 127.0.0.1:%d
+hlsAddress: 127.0.0.1:%d
+hlsVariant: mpegts
+hlsAlwaysRemux: yes
+hlsSegmentDuration: 400ms
+hlsSegmentCount: 5
+webrtc: no
+paths:
+  all_others:
+`, m.api, m.rtsp, m.rtmp, m.srt, m.hls)
+	if err := os.WriteFile(m.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	t.Cleanup(m.kill)
+	return m
+}
+
+func (m *mediamtx) start() {
+	m.t.Helper()
+	path, _ := program()
+	m.command = exec.Command(path, m.config)
+	m.command.Stderr, m.command.Stdout = os.Stderr, os.Stderr
+	if err := m.command.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.until("mediamtx answers", func() bool { return m.get("paths/list", nil) })
+}
+
+func (m *mediamtx) kill() {
+	_ = m.command.Process.Signal(syscall.SIGCONT)
+	_ = m.command.Process.Kill()
+	_ = m.command.Wait()
+}
+
+func (m *mediamtx) get(what string, into any) bool {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
+	res, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/v3/%s", m.api, what))
+	if err != nil {
+		return false
+	}
+	defer res.Body.Close()
+	return res.StatusCode == http.StatusOK && (into == nil || json.NewDecoder(res.Body).Decode(into) == nil)
+}
+
+// ready waits until somebody publishes a path.
+func (m *mediamtx) ready(path string) {
+	m.t.Helper()
+	m.until("path "+path+" is published", func() bool {
+		var list struct {
+			Items []struct {
+				Name  string
+				Ready bool
+			}
+		}
+		if !m.get("paths/list", &list) {
+			return false
+		}
+		for _, p := range list.Items {
+			if p.Name == path && p.Ready {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (m *mediamtx) until(what string, ok func() bool) {
+	m.t.Helper()
+	until(m.t, what, ok)
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %s in vain: %s", patience, what)
+		}
+	}
+}
+
+// address returns the address of a path: the scheme decides which port it names.
+func (m *mediamtx) address(scheme, path string, publish bool) string {
+	switch scheme {
+	case "rtsp":
+		return fmt.Sprintf("rtsp://127.0.0.1:%d/%s", m.rtsp, path)
+	case "rtmp":
+		return fmt.Sprintf("rtmp://127.0.0.1:%d/%s", m.rtmp, path)
+	case "http":
+		return fmt.Sprintf("http://127.0.0.1:%d/%s/index.m3u8", m.hls, path)
+	}
+	action := "read"
+	if publish {
+		action = "publish"
+	}
+	return fmt.Sprintf("srt://127.0.0.1:%d?streamid=%s:%s", m.srt, action, path)
+}
+
+// loopback is a network that may reach everything on this machine, with a log that goes to the test.
+func loopback(t *testing.T) *live.Network {
+	t.Helper()
+	var all []live.Pattern
+	for _, scheme := range []string{"rtsp", "rtmp", "srt", "udp", "http"} {
+		all = append(all, pattern(t, scheme+"://127.0.0.1:*"))
+	}
+	return &live.Network{Sources: all, Sinks: all}
+}
+
+func pattern(t *testing.T, s string) live.Pattern {
+	t.Helper()
+	p, err := live.ParsePattern(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// clip is the path of an MP4 of forty seconds: H.264 with B-frames at 25 frames a second, a key frame each half second, and AAC.
+// Every picture and every piece of sound is different, which tells where in the clip it is from.
+var clip = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(folder, "clip.mp4")
+	_, err := ffmpeg(nil, "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=40", "-f", "lavfi", "-i", "anoisesrc=seed=1:sample_rate=48000:duration=40",
+		"-c:v", "libx264", "-preset", "veryfast", "-g", "12", "-bf", "2", "-c:a", "aac", "-b:a", "64k", path)
+	return path, err
+})
+
+func theClip(t *testing.T) string {
+	t.Helper()
+	path, err := clip()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func ffmpeg(stdin io.Reader, args ...string) ([]byte, error) {
+	cmd := exec.Command("ffmpeg", append([]string{"-v", "error", "-nostdin"}, args...)...)
+	cmd.Stdin = stdin
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	return out, err
+}
+
+// feed sends the clip to an address with ffmpeg, in real time, until the test ends or stop is called.
+func feed(t *testing.T, address string) (stop func()) {
+	t.Helper()
+	args := []string{"-v", "error", "-nostdin", "-re", "-i", theClip(t), "-c", "copy"}
+	switch scheme, _, _ := strings.Cut(address, ":"); scheme {
+	case "rtsp":
+		args = append(args, "-f", "rtsp", "-rtsp_transport", "tcp", address)
+	case "rtmp":
+		args = append(args, "-f", "flv", address)
+	case "udp":
+		args = append(args, "-f", "mpegts", address+"?pkt_size=1316")
+	default:
+		args = append(args, "-f", "mpegts", address)
+	}
+	cmd := exec.Command("ffmpeg", args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// piece is a decoded picture or a packet of sound: its time in 1/90000 s and a digest of what it holds.
+type piece struct {
+	pts    int64
+	digest string
+}
+
+// inspect decodes the video of a file or of bytes, and takes its sound apart.
+func inspect(t *testing.T, input string, data []byte) (video, audio []piece) {
+	t.Helper()
+	args := []string{"-copyts", "-i", input}
+	pieces := func(more ...string) []piece {
+		out, err := ffmpeg(bytes.NewReader(data), append(append(args, more...), "-f", "framemd5", "-")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []piece
+		rate := int64(1)
+		for line := range strings.Lines(string(out)) {
+			fmt.Sscanf(line, "#tb 0: 1/%d", &rate)
+			fields := strings.Split(line, ",")
+			if strings.HasPrefix(line, "#") || len(fields) < 6 {
+				continue
+			}
+			pts, err := strconv.ParseInt(strings.TrimSpace(fields[2]), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, piece{pts * 90000 / rate, strings.TrimSpace(fields[5])})
+		}
+		return list
+	}
+	video = pieces("-map", "0:v:0", "-fps_mode", "passthrough", "-enc_time_base", "1:90000")
+	audio = pieces("-map", "0:a:0", "-c", "copy", "-bsf:a", "aac_adtstoasc")
+	return video, audio
+}
+
+var reference struct {
+	once         sync.Once
+	video, audio []piece
+}
+
+// compare checks that a recording has the pictures and the sound of the clip, all of them from the first one on, with the times that
+// they have in the clip plus a constant. Times may be off by tolerance, and the sound against the video by skew, in 1/90000 s.
+// What was cut at the end of the recording is left out.
+func compare(t *testing.T, recording []byte, atLeast int, tolerance, skew int64) {
+	t.Helper()
+	reference.once.Do(func() { reference.video, reference.audio = inspect(t, theClip(t), nil) })
+	video, audio := inspect(t, "pipe:0", recording)
+	if len(video) < atLeast+4 || len(audio) < atLeast {
+		t.Fatalf("%d frames and %d packets of sound in %d bytes", len(video), len(audio), len(recording))
+	}
+	v := offset(t, "video", video[:len(video)-4], reference.video, tolerance)
+	a := offset(t, "sound", audio[:len(audio)-1], reference.audio, tolerance)
+	if d := a - v; d > skew || d < -skew {
+		t.Errorf("the sound is %d ms late", d/90)
+	}
+	t.Logf("%d frames, %d packets of sound, which is %.1f ms late", len(video), len(audio), float64(a-v)/90)
+}
+
+// offset finds where in the clip a list begins and returns by how much its times differ.
+func offset(t *testing.T, what string, got, want []piece, tolerance int64) int64 {
+	t.Helper()
+	for i := range want {
+		if want[i].digest != got[0].digest {
+			continue
+		}
+		by := got[0].pts - want[i].pts
+		for j, g := range got {
+			if i+j >= len(want) || want[i+j].digest != g.digest {
+				t.Fatalf("%s: piece %d of %d is not what follows in the clip", what, j, len(got))
+			}
+			if d := g.pts - want[i+j].pts - by; d > tolerance || d < -tolerance {
+				t.Errorf("%s: piece %d is at %d, %d from where it should be", what, j, g.pts, d)
+			}
+		}
+		return by
+	}
+	t.Fatalf("%s: the first piece is not in the clip", what)
+	return 0
+}
+
+// record reads a source until so much time has passed since its first byte.
+func record(t *testing.T, s io.Reader, d time.Duration) []byte {
+	t.Helper()
+	var got bytes.Buffer
+	buf := make([]byte, 64<<10)
+	var first time.Time
+	for first.IsZero() || time.Since(first) < d {
+		n, err := s.Read(buf)
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", got.Len(), err)
+		}
+		if first.IsZero() {
+			first = time.Now()
+		}
+		got.Write(buf[:n])
+	}
+	return got.Bytes()
+}
+
+func open(t *testing.T, n *live.Network, address string) live.Source {
+	t.Helper()
+	s, err := n.OpenSource(context.Background(), address, func(text string) { t.Error("notice:", text) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// TestPull reads from a real server by every protocol it speaks.
+func TestPull(t *testing.T) {
+	m := startMediamtx(t)
+	feed(t, m.address("srt", "by-srt", true))
+	feed(t, m.address("rtsp", "by-rtsp", true))
+	m.ready("by-srt")
+	m.ready("by-rtsp")
+	for _, test := range []struct {
+		scheme, path    string
+		tolerance, skew int64
+	}{
+		{"srt", "by-srt", 0, 0},
+		{"rtmp", "by-srt", 90, 90}, // has milliseconds
+		{"http", "by-srt", 0, 0},
+		// mediamtx itself counts the time of each RTP track from when it arrives, and ffmpeg sends the sound in large packets, late.
+		// TestRTSPClocks has a server that knows better.
+		{"rtsp", "by-rtsp", 0, 500 * 90},
+	} {
+		t.Run(test.scheme, func(t *testing.T) {
+			t.Parallel()
+			address := m.address(test.scheme, test.path, false)
+			if test.scheme == "http" {
+				until(t, "the playlist has segments", func() bool {
+					s, err := loopback(t).OpenSource(context.Background(), address, nil)
+					if err != nil {
+						return false
+					}
+					return s.Close() == nil
+				})
+			}
+			s := open(t, loopback(t), address)
+			compare(t, record(t, s, 2*time.Second), 30, test.tolerance, test.skew)
+		})
+	}
+}

@@ -1,0 +1,304 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"time"
+
+	"github.com/bluenviron/gortsplib/v5"
+	"github.com/bluenviron/gortsplib/v5/pkg/base"
+	"github.com/bluenviron/gortsplib/v5/pkg/description"
+	"github.com/bluenviron/gortsplib/v5/pkg/format"
+	"github.com/bluenviron/gortsplib/v5/pkg/headers"
+	"github.com/pion/rtp"
+)
+
+// rtspClient is a client that reaches nothing but what the guard allows: its media come and go within the one TCP connection, and
+// it never opens a UDP port, whatever an SDP says.
+func rtspClient(c *conn) *gortsplib.Client {
+	protocol := gortsplib.ProtocolTCP
+	dials := 0
+	client := &gortsplib.Client{
+		Scheme: c.scheme, Host: c.hostport(), Protocol: &protocol, UserAgent: "video-upscaler",
+		ReadTimeout: max(connectTimeout/2, c.silence+5*time.Second), WriteTimeout: c.silence,
+		WriteQueueSize: 4096, // packets of 1.4 kB: a key frame of 4K video
+		ListenPacket: func(string, string) (net.PacketConn, error) {
+			return nil, errors.New("UDP is not used")
+		},
+		OnTransportSwitch: func(error) {},
+		OnPacketsLost:     func(uint64) {},
+		OnDecodeError:     func(error) {},
+	}
+	client.DialContext = func(ctx context.Context, network, hostport string) (net.Conn, error) {
+		// A redirect has changed the client's scheme and host before it gets here.
+		if dials++; dials > maxDials {
+			return nil, fmt.Errorf("%d redirections", dials-1)
+		}
+		return c.guard.dial(ctx, client.Scheme, network, hostport)
+	}
+	return client
+}
+
+func (c *conn) rtspURL() (*base.URL, error) {
+	u, err := base.ParseURL(c.url.String())
+	if err != nil {
+		return nil, &AddressError{c.String(), err.Error()}
+	}
+	u.Host = c.hostport()
+	return u, nil
+}
+
+func pullRTSP(ctx context.Context, c *conn) error {
+	u, err := c.rtspURL()
+	if err != nil {
+		return err
+	}
+	client := rtspClient(c)
+	if err := client.Start(); err != nil {
+		return err
+	}
+	defer client.Close()
+	defer context.AfterFunc(ctx, client.Close)()
+
+	session, _, err := client.Describe(u)
+	if err != nil {
+		return err
+	}
+	var formats []format.Format
+	for _, media := range session.Medias {
+		if !media.IsBackChannel {
+			formats = append(formats, media.Formats...)
+		}
+	}
+	m, err := newMuxer(ctx, c, formats)
+	if err != nil {
+		return err
+	}
+	clocks := &rtspClocks{played: make(chan struct{}), shift: map[format.Format]int64{}, start: map[string]uint32{}}
+	for _, media := range session.Medias {
+		for _, f := range media.Formats {
+			if media.IsBackChannel || !m.holds(f) {
+				continue
+			}
+			decode, err := rtpDecoder(f)
+			if err != nil {
+				return err
+			}
+			if _, err := client.Setup(session.BaseURL, media, 0, 0); err != nil {
+				return err
+			}
+			client.OnPacketRTP(media, f, func(packet *rtp.Packet) {
+				arrived, ok := client.PacketPTS(media, packet)
+				if !ok {
+					return
+				}
+				pts := clocks.pts(ctx, media, f, packet.Timestamp, ticks(arrived, int64(f.ClockRate())))
+				// An error means that more packets are needed, or that one was damaged and the next frame is waited for.
+				if data, err := decode(packet); err == nil {
+					_ = m.write(f, pts, noDTS, data) // fails when ctx has ended, which ends the client
+				}
+			})
+			break // one format of each media can be set up
+		}
+	}
+	answer, err := client.Play(nil)
+	if err != nil {
+		return err
+	}
+	clocks.take(answer)
+	c.ready()
+	return client.Wait()
+}
+
+// maxShift is how far what RTP-Info says may be from when packets arrive. Some cameras write there what comes to their mind.
+const maxShift = clock
+
+// rtspClocks line the tracks up. gortsplib counts a track's time from when its first packet arrives; what the server says in
+// RTP-Info, which time of each track belongs to the beginning, is more exact where it is said.
+type rtspClocks struct {
+	played chan struct{} // closed when the answer to PLAY has been read; the first packets may come before
+	start  map[string]uint32
+	shift  map[format.Format]int64
+	first  *int64 // of the first track: by how much the two differ
+}
+
+func (c *rtspClocks) take(play *base.Response) {
+	defer close(c.played)
+	var info headers.RTPInfo
+	if info.Unmarshal(play.Header["RTP-Info"]) != nil {
+		return
+	}
+	for _, e := range info {
+		if e.Timestamp != nil {
+			c.start[path.Base(e.URL)] = *e.Timestamp
+		}
+	}
+}
+
+// pts returns the time of a packet of which gortsplib says that it is at arrived. It is called by one goroutine.
+func (c *rtspClocks) pts(ctx context.Context, media *description.Media, f format.Format, timestamp uint32, arrived int64) int64 {
+	shift, known := c.shift[f]
+	if !known {
+		select {
+		case <-c.played:
+		case <-ctx.Done():
+		}
+		if start, ok := c.start[path.Base(media.Control)]; ok {
+			differ := ticks(int64(int32(timestamp-start)), int64(f.ClockRate())) - arrived
+			if c.first == nil {
+				c.first = &differ
+			}
+			if shift = differ - *c.first; shift > maxShift || shift < -maxShift {
+				shift = 0
+			}
+		}
+		c.shift[f] = shift
+	}
+	return arrived + shift
+}
+
+func rtpDecoder(f format.Format) (func(*rtp.Packet) ([][]byte, error), error) {
+	switch f := f.(type) {
+	case *format.H264:
+		d, err := f.CreateDecoder()
+		return d.Decode, err
+	case *format.H265:
+		d, err := f.CreateDecoder()
+		return d.Decode, err
+	case *format.MPEG4Audio:
+		d, err := f.CreateDecoder()
+		return d.Decode, err
+	case *format.MPEG1Audio:
+		d, err := f.CreateDecoder()
+		return d.Decode, err
+	case *format.AC3:
+		d, err := f.CreateDecoder()
+		return d.Decode, err
+	case *format.Opus:
+		d, err := f.CreateDecoder()
+		return func(p *rtp.Packet) ([][]byte, error) {
+			data, err := d.Decode(p)
+			return [][]byte{data}, err
+		}, err
+	}
+	return nil, fmt.Errorf("no way to read %s", f.Codec())
+}
+
+// rtspPublisher sends by ANNOUNCE and RECORD.
+type rtspPublisher struct {
+	client *gortsplib.Client
+	tracks []rtspTrack
+	start  time.Time
+	stop   func() bool
+}
+
+type rtspTrack struct {
+	media  *description.Media
+	rate   int64
+	encode func([][]byte) ([]*rtp.Packet, error)
+}
+
+func publishRTSP(ctx context.Context, c *conn, tracks []format.Format) (publisher, error) {
+	u, err := c.rtspURL()
+	if err != nil {
+		return nil, err
+	}
+	p := &rtspPublisher{client: rtspClient(c), start: time.Now()}
+	session := &description.Session{}
+	for _, f := range tracks {
+		t := rtspTrack{media: &description.Media{Type: description.MediaTypeAudio, Formats: []format.Format{f}}, rate: int64(f.ClockRate())}
+		if isVideo(f) {
+			t.media.Type = description.MediaTypeVideo
+		}
+		if t.encode, err = rtpEncoder(f); err != nil {
+			return nil, err
+		}
+		session.Medias = append(session.Medias, t.media)
+		p.tracks = append(p.tracks, t)
+	}
+	if err := p.client.Start(); err != nil {
+		return nil, err
+	}
+	p.stop = context.AfterFunc(ctx, p.client.Close)
+	_, err = p.client.Announce(u, session)
+	if err == nil {
+		err = p.client.SetupAll(u, session.Medias)
+	}
+	if err == nil {
+		_, err = p.client.Record()
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *rtspPublisher) send(ctx context.Context, s sample) error {
+	t := p.tracks[s.track]
+	packets, err := t.encode(s.data)
+	if err != nil {
+		return nil //nolint:nilerr // a frame that RTP cannot carry is left out
+	}
+	// The receiver lines tracks up by this time, so it follows from the PTS and not from when the packet happened to be sent.
+	ntp := p.start.Add(time.Duration(s.pts) * time.Second / clock)
+	for _, packet := range packets {
+		packet.Timestamp += uint32(s.pts/clock*t.rate + s.pts%clock*t.rate/clock)
+		for {
+			err := p.client.WritePacketRTPWithNTP(t.media, packet, ntp)
+			if !isQueueFull(err) {
+				if err != nil {
+					return err
+				}
+				break
+			}
+			// The queue holds a key frame and the connection takes it slowly. It ends by its own timeout when it takes nothing.
+			if !wait(ctx, 5*time.Millisecond) {
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+func (p *rtspPublisher) close() {
+	p.stop()
+	p.client.Close()
+}
+
+func rtpEncoder(f format.Format) (func([][]byte) ([]*rtp.Packet, error), error) {
+	switch f := f.(type) {
+	case *format.H264:
+		e, err := f.CreateEncoder()
+		return e.Encode, err
+	case *format.H265:
+		e, err := f.CreateEncoder()
+		return e.Encode, err
+	case *format.MPEG4Audio:
+		e, err := f.CreateEncoder()
+		return e.Encode, err
+	case *format.MPEG1Audio:
+		e, err := f.CreateEncoder()
+		return e.Encode, err
+	case *format.AC3:
+		e, err := f.CreateEncoder()
+		return e.Encode, err
+	case *format.Opus:
+		e, err := f.CreateEncoder()
+		return func(data [][]byte) ([]*rtp.Packet, error) {
+			var packets []*rtp.Packet
+			for _, d := range data {
+				p, err := e.Encode(d)
+				if err != nil {
+					return nil, err
+				}
+				packets = append(packets, p)
+			}
+			return packets, nil
+		}, err
+	}
+	return nil, fmt.Errorf("no way to send %s by RTSP", f.Codec())
+}

@@ -1,0 +1,93 @@
+package live_test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"upscaler/live"
+)
+
+// stream sends the clip as an MPEG-TS to a sink, in real time, until the test ends or stop is called.
+func stream(t *testing.T, s live.Sink) (stop func()) {
+	t.Helper()
+	cmd := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-re", "-i", theClip(t), "-c", "copy", "-f", "mpegts", "-flush_packets", "1", "-")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := out.Read(buf)
+			if err != nil {
+				return
+			}
+			start := time.Now()
+			if _, err := s.Write(buf[:n]); err != nil {
+				return
+			}
+			if d := time.Since(start); d > 500*time.Millisecond {
+				t.Errorf("writing took %s", d)
+			}
+		}
+	})
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		done.Wait()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func sink(t *testing.T, n *live.Network, address string) live.Sink {
+	t.Helper()
+	s, err := n.OpenSink(context.Background(), address, func(c live.SinkChange) { t.Logf("%s: %+v", address, c) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// TestPush sends to a real server by every protocol and reads it back.
+func TestPush(t *testing.T) {
+	m := startMediamtx(t)
+	for _, test := range []struct {
+		scheme          string
+		tolerance, skew int64
+	}{
+		{"srt", 0, 0},
+		{"rtmp", 90, 90},
+		{"rtsp", 0, 1000 * 90}, // mediamtx does not keep it, see TestPull
+	} {
+		t.Run(test.scheme, func(t *testing.T) {
+			t.Parallel()
+			to := sink(t, loopback(t), m.address(test.scheme, test.scheme, true))
+			stream(t, to)
+			m.ready(test.scheme)
+			from := open(t, loopback(t), m.address("srt", test.scheme, false))
+			compare(t, record(t, from, 2*time.Second), 30, test.tolerance, test.skew)
+			if stats := to.Stats(); !stats.Connected || stats.Reconnects != 0 {
+				t.Errorf("%+v", stats)
+			}
+		})
+	}
+}
+
+func TestUDP(t *testing.T) {
+	t.Parallel()
+	address := fmt.Sprintf("udp://127.0.0.1:%d", freePort(t))
+	from := open(t, loopback(t), address)
+	stream(t, sink(t, loopback(t), address))
+	compare(t, record(t, from, 2*time.Second), 30, 0, 0)
+}
+
