@@ -337,6 +337,9 @@ func (s *Source) readPacket() error {
 	}
 	defer s.packet.Unref()
 	i := s.packet.StreamIndex()
+	if s.opts.Live && s.changed(i) {
+		return ErrChanged
+	}
 	if i >= len(s.media.Streams) {
 		s.notify(notice.StreamDropped, i, "A stream that begins in the middle of the file is left out.")
 		return nil
@@ -370,6 +373,16 @@ func (s *Source) readPacket() error {
 		s.preroll += int64(out.Size())
 	}
 	return nil
+}
+
+// changed tells whether the packet's stream, of the demuxer's number i, is a video other than the one being decoded, or the same
+// in another codec.
+func (s *Source) changed(i int) bool {
+	streams := s.format.Streams()
+	if i >= len(s.media.Streams) {
+		return i < len(streams) && streams[i].CodecParameters().MediaType() == astiav.MediaTypeVideo
+	}
+	return i == s.media.VideoIndex && streams[i].CodecParameters().CodecID() != s.media.Video().Params.CodecID()
 }
 
 // noteDamage counts a damaged packet or frame, and tells the user once.

@@ -1,6 +1,12 @@
 package decode
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrChanged means that the streams of a running input are no longer those it began with: what follows must be opened anew.
+var ErrChanged = errors.New("the streams of the input have changed")
 
 // Kind says what is wrong with an input.
 type Kind int

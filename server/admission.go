@@ -73,9 +73,9 @@ func firstMessage[T any](s *Server, recv func() (T, error)) (first T, err error)
 	}
 }
 
-// jobContext returns a context that ends with the call's, after the job's time limit, or with the server.
-func (s *Server) jobContext(ctx context.Context) (context.Context, context.CancelCauseFunc) {
-	ctx, timeout := context.WithTimeoutCause(ctx, s.limits.MaxJobTime, errTooLong)
+// jobContext returns a context that ends with the call's, after the longest time the job may take, or with the server.
+func (s *Server) jobContext(ctx context.Context, longest time.Duration) (context.Context, context.CancelCauseFunc) {
+	ctx, timeout := context.WithTimeoutCause(ctx, longest, errTooLong)
 	ctx, cancel := context.WithCancelCause(ctx)
 	release := context.AfterFunc(s.stop, func() { cancel(context.Cause(s.stop)) })
 	return ctx, func(cause error) {

@@ -46,7 +46,7 @@ func (s *Server) UpscaleFrames(stream frameStream) error {
 	if start == nil {
 		return toStatus(errNoStart)
 	}
-	ctx, cancel := s.jobContext(stream.Context())
+	ctx, cancel := s.jobContext(stream.Context(), s.limits.MaxLiveTime)
 	defer cancel(nil)
 	id := rand.Text()[:10]
 	c := &frameCall{
@@ -89,6 +89,7 @@ func (c *frameCall) run(ctx context.Context, start *upscalev1.FramesStart) (done
 	if err != nil {
 		return done, err
 	}
+	spec.Live = true // who sends single pictures is waiting for them
 	shape, err := frames.NewShape(start.GetWidth(), start.GetHeight(), start.GetPixelFormat(), srv.limits.MaxInputPixels)
 	if err != nil {
 		return done, err

@@ -32,6 +32,9 @@ type Limits struct {
 	// MaxJobTime ends a job however well it goes on.
 	MaxJobTime time.Duration
 
+	// MaxLiveTime ends a live job however well it goes on.
+	MaxLiveTime time.Duration
+
 	// StallTimeout ends a job that made no progress for so long: no input came, no output was taken, no frame was done.
 	// A client that stops reading holds a place among MaxJobs until then.
 	StallTimeout time.Duration
@@ -58,6 +61,7 @@ const (
 	defaultMaxSpool = 16 << 30
 
 	defaultMaxJobTime   = 24 * time.Hour
+	defaultMaxLiveTime  = 30 * 24 * time.Hour
 	defaultStallTimeout = 5 * time.Minute
 	defaultFirstMessage = 10 * time.Second
 	defaultGrace        = 30 * time.Second
@@ -110,8 +114,10 @@ const (
 	// progressInterval: often enough for a bar that moves, rarely enough to cost nothing.
 	progressInterval = 500 * time.Millisecond
 
-	// maxNotices bounds the notices of one job; a broken file could cause one a packet.
-	maxNotices = 100
+	// maxNotices bounds the notices of one job; a broken file could cause one a packet. A live job may send them again at
+	// liveNoticeRate a second, for as long as it runs.
+	maxNotices     = 100
+	liveNoticeRate = 2
 )
 
 // withDefaults fills in what is not set.
@@ -122,6 +128,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.PlaneMemory, defaultPlaneMemory)
 	setDefault(&l.MaxSpool, defaultMaxSpool)
 	setDefault(&l.MaxJobTime, defaultMaxJobTime)
+	setDefault(&l.MaxLiveTime, defaultMaxLiveTime)
 	setDefault(&l.StallTimeout, defaultStallTimeout)
 	setDefault(&l.FirstMessageTimeout, defaultFirstMessage)
 	setDefault(&l.Grace, defaultGrace)

@@ -22,13 +22,14 @@ type meter struct {
 
 type sample struct {
 	at      time.Time
+	decoded uint64
 	encoded uint64
 }
 
 func newMeter(frames, size uint64) *meter { return &meter{frames: frames, size: size} }
 
 func (m *meter) progress(now time.Time, pr pipeline.Progress) *upscalev1.Progress {
-	m.window = append(m.window, sample{now, pr.Encoded})
+	m.window = append(m.window, sample{now, pr.Decoded, pr.Encoded})
 	for len(m.window) > 2 && now.Sub(m.window[0].at) > speedWindow {
 		m.window = m.window[1:]
 	}
@@ -41,11 +42,30 @@ func (m *meter) progress(now time.Time, pr pipeline.Progress) *upscalev1.Progres
 	if first := m.window[0]; now.After(first.at) {
 		p.Fps = float64(pr.Encoded-first.encoded) / now.Sub(first.at).Seconds()
 	}
+	if pr.Live != nil {
+		p.Live = m.live(now, pr)
+		return p
+	}
 	if f, ok := m.fraction(pr); ok {
 		p.Fraction = proto.Float64(f)
 	}
 	if p.Fps > 0 && m.frames > pr.Encoded {
 		p.Eta = durationpb.New(time.Duration(float64(m.frames-pr.Encoded) / p.Fps * float64(time.Second)))
+	}
+	return p
+}
+
+// live completes what only live jobs tell.
+func (m *meter) live(now time.Time, pr pipeline.Progress) *upscalev1.LiveProgress {
+	l := pr.Live
+	p := &upscalev1.LiveProgress{
+		LatencyP50: durationpb.New(l.P50), LatencyP95: durationpb.New(l.P95), LatencyP99: durationpb.New(l.P99),
+		Level: l.Level, DroppedLate: l.DroppedLate, DroppedUndecoded: l.DroppedUndecoded, Held: l.Held,
+		QueuedFrames: uint32(l.QueuedFrames), SourceReconnects: uint32(l.SourceReconnects),
+	}
+	if first := m.window[0]; now.After(first.at) {
+		seconds := now.Sub(first.at).Seconds()
+		p.FpsIn, p.FpsOut = float64(pr.Decoded-first.decoded)/seconds, float64(pr.Encoded-first.encoded)/seconds
 	}
 	return p
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"upscaler/decode"
@@ -40,13 +41,19 @@ type session struct {
 
 	frames, planes *frame.Pool // decoded frames, upscaled luma
 
-	digest   hash.Hash
-	job      atomic.Pointer[pipeline.Job] // once it runs
-	expected atomic.Uint64                // frames, as Accepted says
-	notices  atomic.Int64
-	received atomic.Uint64 // bytes of input
-	sent     atomic.Uint64 // messages the client has taken, as far as gRPC tells
-	bytesOut uint64        // owned by the pipeline's sink until Run returns
+	digest      hash.Hash
+	job         atomic.Pointer[running] // once it runs
+	expected    atomic.Uint64           // frames, as Accepted says
+	notices     atomic.Int64
+	liveNotices *rate.Limiter
+	received    atomic.Uint64 // bytes of input
+	sent        atomic.Uint64 // messages the client has taken, as far as gRPC tells
+	bytesOut    uint64        // owned by the pipeline's sink until Run returns
+}
+
+// running is a job at work, of a file or live.
+type running struct {
+	job interface{ Progress() pipeline.Progress }
 }
 
 // prepared is a job whose input has been looked at and whose output is decided, before any frame is decoded.
@@ -77,7 +84,8 @@ func (s *Server) newSession(start *upscalev1.Start, cancel context.CancelCauseFu
 		cancel: cancel, input: input,
 		out:    make(chan *upscalev1.UpscaleResponse, sendQueue),
 		frames: frame.NewPool(s.limits.FrameMemory), planes: frame.NewPool(s.limits.PlaneMemory),
-		digest: sha256.New(),
+		digest:      sha256.New(),
+		liveNotices: rate.NewLimiter(liveNoticeRate, maxNotices),
 	}
 }
 
@@ -149,6 +157,13 @@ func (s *session) run(ctx context.Context) (summary *upscalev1.Summary, err erro
 			err = fmt.Errorf("an internal error ended the job; its number in the server's log is %s", s.id)
 		}
 	}()
+	switch s.start.GetMode() {
+	case upscalev1.Mode_MODE_UNSPECIFIED:
+	case upscalev1.Mode_MODE_LIVE:
+		return s.runLive(ctx)
+	default:
+		return nil, &protocolError{"start.mode", "this mode is not known to this server"}
+	}
 	p, err := s.prepare(ctx, s.notify(ctx))
 	if err != nil {
 		return nil, err
@@ -158,13 +173,13 @@ func (s *session) run(ctx context.Context) (summary *upscalev1.Summary, err erro
 	if err := s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Accepted{Accepted: p.accepted}}); err != nil {
 		return nil, err
 	}
-	sink, err := encode.Open(ctx, &chunkWriter{s, ctx}, p.source.Media(), p.plan, p.options)
+	sink, err := encode.Open(ctx, &chunkWriter{session: s, ctx: ctx}, p.source.Media(), p.plan, p.options)
 	if err != nil {
 		return nil, err
 	}
 	defer sink.Close()
 	job := &pipeline.Job{Source: p.source, Engine: p.engine, Sink: sink, Luma: s.planes}
-	s.job.Store(job)
+	s.job.Store(&running{job})
 	err = job.Run(ctx)
 	s.server.metrics.jobDone(job.Progress())
 	if err != nil {
@@ -208,7 +223,7 @@ func (s *session) watch(ctx context.Context, send func(*upscalev1.Progress)) {
 					}
 					meter = newMeter(s.expected.Load(), size)
 				}
-				pr := job.Progress()
+				pr := job.job.Progress()
 				activity += pr.Skipped + pr.Decoded + pr.Encoded
 				send(meter.progress(now, pr))
 			}
@@ -235,12 +250,20 @@ func (s *session) trySend(p *upscalev1.Progress) {
 func (s *session) notify(ctx context.Context) notice.Func {
 	return func(n notice.Notice) {
 		s.log.Info("notice", "code", int(n.Code), "text", n.Text)
-		if s.notices.Add(1) > maxNotices {
+		if !s.mayTell() {
 			return
 		}
 		// An error means that the job is ending, which its own goroutines learn from ctx.
 		_ = s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Notice{Notice: noticeMessage(n)}})
 	}
+}
+
+// mayTell bounds the notices: all of a file's, those of a running stream in time.
+func (s *session) mayTell() bool {
+	if s.start.GetMode() == upscalev1.Mode_MODE_LIVE {
+		return s.liveNotices.Allow()
+	}
+	return s.notices.Add(1) <= maxNotices
 }
 
 // send queues a message for the sending goroutine, waiting while the queue is full.
@@ -295,7 +318,15 @@ func (s *session) receive(recv func() (*upscalev1.Chunk, error), input *io.PipeW
 // chunkWriter sends what the muxer writes as chunks with offsets.
 type chunkWriter struct {
 	*session
-	ctx context.Context // of the job; encode calls WriteAt from within its own calls, which carry no other
+	ctx  context.Context // of the job; encode calls WriteAt from within its own calls, which carry no other
+	file uint32          // number of the current file
+}
+
+// EndFile implements encode.Files.
+func (w *chunkWriter) EndFile(duration time.Duration) error {
+	chunk := &upscalev1.Chunk{File: w.file, FileDuration: durationpb.New(duration)}
+	w.file++
+	return w.send(w.ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Chunk{Chunk: chunk}})
 }
 
 func (w *chunkWriter) WriteAt(p []byte, off int64) (int, error) {
@@ -305,7 +336,7 @@ func (w *chunkWriter) WriteAt(p []byte, off int64) (int, error) {
 		data := make([]byte, n) // gRPC may hold on to it after Send has returned
 		copy(data, p[done:])
 		w.digest.Write(data)
-		chunk := &upscalev1.Chunk{Data: data, Offset: uint64(off) + uint64(done)}
+		chunk := &upscalev1.Chunk{Data: data, Offset: uint64(off) + uint64(done), File: w.file}
 		if err := w.send(w.ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Chunk{Chunk: chunk}}); err != nil {
 			return done, err
 		}
@@ -315,4 +346,4 @@ func (w *chunkWriter) WriteAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-var _ encode.Output = (*chunkWriter)(nil)
+var _ encode.Files = (*chunkWriter)(nil)

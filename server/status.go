@@ -57,6 +57,7 @@ func toStatus(err error) error {
 		spool    *decode.SpoolLimitError
 		tooLarge *frame.TooLargeError
 		count    *pipeline.FrameCountError
+		gone     *pipeline.SourceGoneError
 		protocol *protocolError
 		picture  *frames.InputError
 	)
@@ -89,6 +90,8 @@ func toStatus(err error) error {
 		return newStatus(codes.InvalidArgument, "SPOOL_LIMIT", err.Error(), badField("chunk", err.Error()))
 	case errors.As(err, &tooLarge):
 		return newStatus(codes.InvalidArgument, "FRAME_TOO_LARGE", err.Error())
+	case errors.As(err, &gone):
+		return newStatus(codes.Unavailable, "SOURCE_GONE", err.Error())
 	case errors.As(err, &count):
 		return newStatus(codes.DataLoss, "FRAME_COUNT", err.Error())
 	}

@@ -62,7 +62,11 @@ func (s *Server) Probe(stream grpc.ClientStreamingServer[upscalev1.ProbeRequest,
 // job's time limit or the server. Its result is a status.
 func (s *Server) job(ctx context.Context, start *upscalev1.Start, recv func() (*upscalev1.Chunk, error),
 	do func(context.Context, *session) error) error {
-	ctx, cancel := s.jobContext(ctx)
+	longest := s.limits.MaxJobTime
+	if start.GetMode() == upscalev1.Mode_MODE_LIVE {
+		longest = s.limits.MaxLiveTime
+	}
+	ctx, cancel := s.jobContext(ctx, longest)
 	defer cancel(nil)
 
 	reader, writer := io.Pipe()

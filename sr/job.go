@@ -238,6 +238,13 @@ func (j *Job) countReused() {
 	j.dev.tilesReused.Add(1)
 }
 
+// Forget frees the copy of the last frame that the job keeps to find out what has not changed. The next frame is computed in full.
+func (j *Job) Forget() {
+	j.mu.Lock()
+	j.memo = nil
+	j.mu.Unlock()
+}
+
 // Close fails what is queued with ErrClosed and waits for what is running; afterwards no plane of the job is touched any more.
 // A second call only waits.
 func (j *Job) Close() {

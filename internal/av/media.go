@@ -1,6 +1,7 @@
 package av
 
 import (
+	"bytes"
 	"math"
 	"time"
 
@@ -100,6 +101,13 @@ type Stream struct {
 	Duration          int64 // in TimeBase, or NoTimestamp
 	Frames            int64 // as the container says; 0 when it does not
 	AttachedPicture   bool  // cover art: one packet at the start
+}
+
+// SameCoding tells whether packets of other can follow those of s in an output that has announced s.
+func (s *Stream) SameCoding(other *Stream) bool {
+	a, b := s.Params, other.Params
+	return s.Kind == other.Kind && a.CodecID() == b.CodecID() && a.SampleRate() == b.SampleRate() &&
+		a.ChannelLayout().Channels() == b.ChannelLayout().Channels() && bytes.Equal(a.ExtraData(), b.ExtraData())
 }
 
 // KeyValue is one entry of metadata. Order and repeated keys are kept as the input has them.
@@ -217,6 +225,19 @@ func (p *Packet) Duration() int64 { return p.p.Duration() }
 // TimeBase returns the unit of the timestamps in seconds: its stream's TimeBase.
 func (p *Packet) TimeBase() media.Rational { return p.timeBase }
 
+// Retime makes the packet one of another stream, whose time base is timeBase, and moves it by offset in that time base.
+func (p *Packet) Retime(stream int, timeBase media.Rational, offset int64) {
+	p.p.RescaleTs(AVRational(p.timeBase), AVRational(timeBase))
+	p.timeBase = timeBase
+	p.p.SetStreamIndex(stream)
+	if t := p.p.Pts(); t != NoTimestamp {
+		p.p.SetPts(t + offset)
+	}
+	if t := p.p.Dts(); t != NoTimestamp {
+		p.p.SetDts(t + offset)
+	}
+}
+
 // Raw returns the FFmpeg packet. It stays the Packet's.
 func (p *Packet) Raw() *astiav.Packet { return p.p }
 
@@ -226,6 +247,14 @@ func (p *Packet) Free() {
 		FreePacket(p.p)
 		p.p = nil
 	}
+}
+
+// Rescale turns n units of the time base from into units of to, rounded to the nearest; NoTimestamp stays what it is.
+func Rescale(n int64, from, to media.Rational) int64 {
+	if n == NoTimestamp {
+		return n
+	}
+	return astiav.RescaleQ(n, AVRational(from), AVRational(to))
 }
 
 // Rational converts FFmpeg's fraction.

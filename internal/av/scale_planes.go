@@ -216,6 +216,54 @@ func (s *PlaneScaler) Close() {
 	s.scratch = [2]frame.Plane{}
 }
 
+// LumaScaler enlarges luma planes of one size and depth by a whole factor, with the same filter as PlaneScaler. It belongs to one
+// goroutine.
+type LumaScaler struct {
+	planes *PlaneScaler
+	format frame.Format
+	block  unsafe.Pointer
+	out    frame.Plane // C memory
+}
+
+// NewLumaScaler returns a scaler for planes of width x height samples of depth bits. The caller owns it and calls Close.
+func NewLumaScaler(depth, width, height, factor int) (*LumaScaler, error) {
+	// To a PlaneScaler the plane is the alpha of a gray picture.
+	s := &LumaScaler{format: frame.Format{Depth: depth, Gray: true, Alpha: true}}
+	var err error
+	if s.planes, err = NewPlaneScaler(s.format, width, height, factor, 0); err != nil {
+		return nil, err
+	}
+	row := width * factor * s.format.SampleBytes()
+	stride := (row+samplePad-1)/samplePad*samplePad + samplePad
+	size := stride * height * factor
+	if s.block = C.av_malloc(C.size_t(size + samplePad)); s.block == nil {
+		s.Close()
+		return nil, fmt.Errorf("allocating %d bytes for scaled luma failed", size)
+	}
+	s.out = frame.Plane{Data: unsafe.Slice((*byte)(s.block), size), Stride: stride, Width: width * factor, Height: height * factor, Depth: depth}
+	return s, nil
+}
+
+// Scale enlarges src into dst, which may be Go memory.
+func (s *LumaScaler) Scale(dst, src frame.Plane) error {
+	f := frame.Frame{Width: src.Width, Height: src.Height, Format: s.format, Planes: [4]frame.Plane{{}, src}}
+	if err := s.planes.Scale([4]frame.Plane{{}, s.out}, &f); err != nil {
+		return err
+	}
+	CopyPlane(dst, s.out)
+	return nil
+}
+
+// Close frees the scaler; nil is ignored. A second call does nothing.
+func (s *LumaScaler) Close() {
+	if s == nil {
+		return
+	}
+	s.planes.Close()
+	C.av_free(s.block)
+	s.block = nil
+}
+
 // FormatConverter turns whole pictures of one YUV layout into another of the same size with FFmpeg's bicubic filter, keeping the
 // coding range: limited stays limited and full stays full. It belongs to one goroutine.
 type FormatConverter struct {

@@ -15,6 +15,10 @@ const (
 	SizeChanged          Code = 7
 	MetadataReduced      Code = 8
 	Fallback             Code = 9
+	LevelChanged         Code = 10
+	FramesDropped        Code = 11
+	Connection           Code = 12
+	Resumed              Code = 13
 )
 
 // NoStream is the Stream of a notice that concerns the whole file.

@@ -70,6 +70,7 @@ type Progress struct {
 	BytesIn  uint64
 	BytesOut uint64
 	Stages   Stages
+	Live     *LiveProgress // nil for a file
 }
 
 // Stages is the time each stage has been busy. Stages overlap, and frames in the engine side by side count each.
@@ -99,6 +100,13 @@ type item struct {
 	kept   bool // the frame is in the interrupted output already
 	luma   *frame.Frame
 	ticket *sr.Ticket
+
+	// Of live jobs.
+	engine   *sr.Job        // that the ticket is of
+	stream   int            // of the packet, in the first connection's numbers
+	conn     int            // number of the connection it came by
+	came     time.Time      // when the decoder gave it
+	timeBase media.Rational // of the frame's times
 }
 
 // Run works until the source ends, the context is cancelled or something fails, and returns the first error: ctx's cause,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -24,7 +25,19 @@ import (
 	"upscaler/sr/onnx"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(&contextsChecked{m}) }
+
+// contextsChecked fails when tests have left FFmpeg's contexts open.
+type contextsChecked struct{ *testing.M }
+
+func (m *contextsChecked) Run() int {
+	code := m.M.Run()
+	if n := av.LiveContexts(); n != 0 {
+		fmt.Printf("%d FFmpeg contexts are still open\n", n)
+		return 1
+	}
+	return code
+}
 
 const frames = 200
 

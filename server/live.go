@@ -1,0 +1,312 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"upscaler/decode"
+	"upscaler/encode"
+	upscalev1 "upscaler/gen/upscale/v1"
+	"upscaler/internal/av"
+	"upscaler/internal/notice"
+	"upscaler/server/pipeline"
+	"upscaler/sr"
+)
+
+// The defaults and bounds of a live job's settings.
+const (
+	defaultLatency = 500 * time.Millisecond
+	minLatency     = 20 * time.Millisecond // less than a frame
+	maxLatency     = 30 * time.Second      // more would not be live
+
+	defaultHold = 30 * time.Second
+	maxHold     = time.Hour // the last picture takes an encoder and a place among the jobs
+
+	defaultKeyFrameInterval = 2 * time.Second // what players wait for at most when they join
+	minKeyFrameInterval     = 100 * time.Millisecond
+	maxKeyFrameInterval     = time.Minute
+
+	minSegment = 500 * time.Millisecond
+	maxSegment = time.Minute
+)
+
+// tiers are those a quality floor may name, the best first.
+var tiers = []string{"l", "m", "s"}
+
+// liveSettings are a live job's settings with defaults filled in.
+type liveSettings struct {
+	latency, hold, keyFrames, segment time.Duration
+	floor                             string
+	paced, fragmentFrame              bool
+}
+
+func liveSettingsOf(start *upscalev1.Start) (liveSettings, error) {
+	l := start.GetLive()
+	var set liveSettings
+	if start.GetStartTime() != nil || start.GetDuration() != nil {
+		return set, &protocolError{"start.start_time", "a running stream has no parts; leave out start_time and duration"}
+	}
+	if start.GetResume() != nil {
+		return set, &protocolError{"start.resume", "a running stream cannot be gone on with; leave out resume"}
+	}
+	if start.GetCompare() {
+		return set, &protocolError{"start.compare", "a running stream cannot be compared; leave out compare"}
+	}
+	if _, known := upscalev1.Fragment_name[int32(l.GetFragment())]; !known {
+		return set, &protocolError{"start.live.fragment", "this kind of fragment is not known to this server"}
+	}
+	if f := l.GetQualityFloor(); f != "" && !slices.Contains(tiers, f) {
+		return set, &protocolError{"start.live.quality_floor", fmt.Sprintf("%q is not a tier; choose l, m or s", f)}
+	}
+	set = liveSettings{floor: l.GetQualityFloor(), paced: l.GetPaced(), fragmentFrame: l.GetFragment() == upscalev1.Fragment_FRAGMENT_FRAME}
+	for _, d := range []struct {
+		field         string
+		value         *durationpb.Duration
+		into          *time.Duration
+		def, min, max time.Duration
+	}{
+		{"latency", l.GetLatency(), &set.latency, defaultLatency, minLatency, maxLatency},
+		{"hold", l.GetHold(), &set.hold, defaultHold, 0, maxHold},
+		{"key_frame_interval", l.GetKeyFrameInterval(), &set.keyFrames, defaultKeyFrameInterval, minKeyFrameInterval, maxKeyFrameInterval},
+		{"segment", l.GetSegment(), &set.segment, 0, minSegment, maxSegment},
+	} {
+		*d.into = d.def
+		if d.value == nil {
+			continue
+		}
+		if v := d.value.AsDuration(); d.value.CheckValid() != nil || v < d.min || v > d.max {
+			return set, &protocolError{"start.live." + d.field, fmt.Sprintf("%s must lie between %v and %v", d.field, d.min, d.max)}
+		}
+		*d.into = d.value.AsDuration()
+	}
+	if set.segment > 0 {
+		set.keyFrames = min(set.keyFrames, set.segment)
+	}
+	return set, nil
+}
+
+// liveJob is a live job that is ready to run.
+type liveJob struct {
+	prepared
+	set    liveSettings
+	levels []pipeline.Level
+	models []sr.Model // of the levels that have one
+	input  *liveInput
+}
+
+func (p *liveJob) close() {
+	for _, l := range p.levels {
+		if l.Engine != nil {
+			l.Engine.Close()
+		}
+	}
+	p.engine = nil // one of the levels'
+	p.prepared.close()
+	p.input.close()
+}
+
+// prepareLive opens the input, the models of all levels, and lays out the output.
+func (s *session) prepareLive(ctx context.Context, notify notice.Func) (_ *liveJob, err error) {
+	p := &liveJob{}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.set, err = liveSettingsOf(s.start); err != nil {
+		return nil, err
+	}
+	options, err := encodeOptions(s.start)
+	if err != nil {
+		return nil, err
+	}
+	options.Threads, options.Notify = s.server.cfg.CodecThreads, notify
+	options.Live = &encode.Live{KeyFrameInterval: p.set.keyFrames, FragmentFrame: p.set.fragmentFrame, Segment: p.set.segment}
+	if err := s.openLevels(ctx, p); err != nil {
+		return nil, err
+	}
+	if p.input, err = s.liveInput(ctx, notify); err != nil {
+		return nil, err
+	}
+	if p.source, err = p.input.open(ctx, nil); err != nil {
+		return nil, err
+	}
+	options.Scale = p.models[0].Scale
+	if p.plan, err = encode.Plan(p.source.Media(), options); err != nil {
+		return nil, err
+	}
+	p.options = options
+	for _, n := range p.plan.Notices {
+		notify(n)
+	}
+	p.engine = p.levels[0].Engine
+	p.accepted = s.describe(&p.prepared)
+	p.accepted.EstimatedFrames, p.accepted.EstimatedTime = 0, nil
+	p.accepted.Settings.Live = p.set.message(s.start.GetLive())
+	if s.start.GetModel() == "" {
+		p.accepted.Settings.Model = "" // any of them
+	}
+	return p, nil
+}
+
+func (set liveSettings) message(l *upscalev1.Live) *upscalev1.Live {
+	m := &upscalev1.Live{
+		Latency: durationpb.New(set.latency), Hold: durationpb.New(set.hold), KeyFrameInterval: durationpb.New(set.keyFrames),
+		QualityFloor: set.floor, Paced: set.paced, Fragment: l.GetFragment(), Source: l.GetSource(), Sink: l.GetSink(),
+	}
+	if set.segment > 0 {
+		m.Segment = durationpb.New(set.segment)
+	}
+	return m
+}
+
+// openLevels loads the models that the job may use, the best first. Below them comes bicubic interpolation, unless the client
+// names a model or a floor.
+func (s *session) openLevels(ctx context.Context, p *liveJob) error {
+	spec, err := modelSpec(s.start)
+	if err != nil {
+		return err
+	}
+	scheduler := s.server.cfg.Scheduler
+	models, err := scheduler.Ladder(spec)
+	if err != nil {
+		return err
+	}
+	if p.set.floor != "" {
+		lowest := slices.Index(tiers, p.set.floor)
+		models = slices.DeleteFunc(models, func(m sr.Model) bool { return slices.Index(tiers, m.Tier) > lowest })
+		if len(models) == 0 {
+			return &protocolError{"start.live.quality_floor", fmt.Sprintf("there is no model of tier %s or better at this scale", p.set.floor)}
+		}
+	}
+	p.models = models
+	for _, m := range models {
+		engine, err := scheduler.Open(ctx, sr.Spec{Scale: m.Scale, Model: m.Name, Device: spec.Device, Live: true})
+		if err != nil {
+			return err
+		}
+		p.levels = append(p.levels, pipeline.Level{Name: m.Name, Engine: engine})
+	}
+	if p.set.floor == "" && spec.Model == "" {
+		p.levels = append(p.levels, pipeline.Level{Name: pipeline.Bicubic})
+	}
+	return nil
+}
+
+// runLive works a live job to its end.
+func (s *session) runLive(ctx context.Context) (*upscalev1.Summary, error) {
+	p, err := s.prepareLive(ctx, s.notify(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	if err := s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Accepted{Accepted: p.accepted}}); err != nil {
+		return nil, err
+	}
+	sink, err := encode.Open(ctx, &chunkWriter{session: s, ctx: ctx}, p.source.Media(), p.plan, p.options)
+	if err != nil {
+		return nil, err
+	}
+	defer sink.Close()
+	m := p.source.Media()
+	job := pipeline.NewLive(pipeline.LiveConfig{
+		Source: p.source, Reopen: p.input.open, Reconnect: p.input.reconnects, Interrupt: p.input.interrupt,
+		Levels: p.levels,
+		Estimate: func(level int) (time.Duration, bool) {
+			return s.server.cfg.Scheduler.Estimate(p.levels[level].Name, p.levels[level].Engine.Device(), m.Width, m.Height)
+		},
+		Sink: sink, Frames: s.frames, Luma: s.planes, Scale: p.options.Scale,
+		Latency: p.set.latency, Hold: p.set.hold, Paced: p.set.paced || p.input.paced, Notify: s.notify(ctx),
+	})
+	s.job.Store(&running{job})
+	err = job.Run(ctx)
+	s.server.metrics.jobDone(job.Progress())
+	if err != nil {
+		return nil, err
+	}
+	return s.summary(job.Progress()), nil
+}
+
+// liveInput opens the source of a live job, and opens it again: the client's chunks, or an address.
+type liveInput struct {
+	connect    func(ctx context.Context) (io.ReadCloser, error)
+	options    decode.Options
+	reconnects bool   // there may be more after the end
+	paced      bool   // what comes is ahead of its time
+	stop       func() // ends what connect's readers share; may be nil
+
+	mu      sync.Mutex
+	current io.Closer
+	ended   bool // by interrupt
+}
+
+func (s *session) liveInput(_ context.Context, notify notice.Func) (*liveInput, error) {
+	in := &liveInput{options: decode.Options{
+		Name:        s.start.GetInput().GetName(),
+		Limits:      decode.Limits{MaxPixels: s.server.limits.MaxInputPixels},
+		Pool:        s.frames,
+		Notify:      notify,
+		Threads:     s.server.cfg.CodecThreads,
+		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
+		Live:        true,
+	}}
+	if s.start.GetLive().GetSource() != "" || s.start.GetLive().GetSink() != "" {
+		return nil, errors.New("addresses are not implemented")
+	}
+	// The chunks are read on after the streams have changed: only the end of the job ends them.
+	in.connect = func(context.Context) (io.ReadCloser, error) { return io.NopCloser(s.input), nil }
+	in.stop = func() { _ = s.input.CloseWithError(context.Canceled) } // never fails
+	return in, nil
+}
+
+// open connects and looks at the streams, whose frames are to be like those of like when that is not nil.
+func (in *liveInput) open(ctx context.Context, like *av.Media) (*decode.Source, error) {
+	in.close()
+	r, err := in.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	in.mu.Lock()
+	in.current = r
+	ended := in.ended
+	in.mu.Unlock()
+	if ended {
+		in.close()
+	}
+	// While the streams are looked at, ctx must be able to end waiting; later interrupt does.
+	defer context.AfterFunc(ctx, in.interrupt)()
+	options := in.options
+	options.Like = like
+	return decode.Open(ctx, r, options)
+}
+
+// interrupt ends the current connection and all that may follow.
+func (in *liveInput) interrupt() {
+	in.mu.Lock()
+	in.ended = true
+	in.mu.Unlock()
+	if in.stop != nil {
+		in.stop()
+	}
+	in.close()
+}
+
+// close ends the current connection.
+func (in *liveInput) close() {
+	if in == nil {
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.current != nil {
+		in.current.Close()
+		in.current = nil
+	}
+}
