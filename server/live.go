@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	upscalev1 "upscaler/gen/upscale/v1"
 	"upscaler/internal/av"
 	"upscaler/internal/notice"
+	"upscaler/live"
 	"upscaler/server/pipeline"
 	"upscaler/sr"
 )
@@ -129,12 +129,13 @@ func (s *session) prepareLive(ctx context.Context, notify notice.Func) (_ *liveJ
 	}
 	options.Threads, options.Notify = s.server.cfg.CodecThreads, notify
 	options.Live = &encode.Live{KeyFrameInterval: p.set.keyFrames, FragmentFrame: p.set.fragmentFrame, Segment: p.set.segment}
+	if err := s.checkAddresses(&options); err != nil {
+		return nil, err
+	}
 	if err := s.openLevels(ctx, p); err != nil {
 		return nil, err
 	}
-	if p.input, err = s.liveInput(ctx, notify); err != nil {
-		return nil, err
-	}
+	p.input = s.liveInput(notify)
 	if p.source, err = p.input.open(ctx, nil); err != nil {
 		return nil, err
 	}
@@ -210,7 +211,17 @@ func (s *session) runLive(ctx context.Context) (*upscalev1.Summary, error) {
 	if err := s.send(ctx, &upscalev1.UpscaleResponse{Payload: &upscalev1.UpscaleResponse_Accepted{Accepted: p.accepted}}); err != nil {
 		return nil, err
 	}
-	sink, err := encode.Open(ctx, &chunkWriter{session: s, ctx: ctx}, p.source.Media(), p.plan, p.options)
+	var out encode.Output = &chunkWriter{session: s, ctx: ctx}
+	if addr := s.start.GetLive().GetSink(); addr != "" {
+		remote, err := s.server.network().OpenSink(ctx, addr, s.sinkChanged(ctx))
+		if err != nil {
+			return nil, err
+		}
+		defer remote.Close()
+		s.remote.Store(&remoteSink{remote})
+		out = &sinkWriter{session: s, sink: remote}
+	}
+	sink, err := encode.Open(ctx, out, p.source.Media(), p.plan, p.options)
 	if err != nil {
 		return nil, err
 	}
@@ -226,12 +237,94 @@ func (s *session) runLive(ctx context.Context) (*upscalev1.Summary, error) {
 		Latency: p.set.latency, Hold: p.set.hold, Paced: p.set.paced || p.input.paced, Notify: s.notify(ctx),
 	})
 	s.job.Store(&running{job})
+	if p.input.reconnects {
+		// There are no chunks; the end of the client's stream is its wish to end the job.
+		go func() {
+			_, _ = io.Copy(io.Discard, s.input) // ends with the stream or with the job
+			job.Stop()
+		}()
+	}
 	err = job.Run(ctx)
 	s.server.metrics.jobDone(job.Progress())
 	if err != nil {
 		return nil, err
 	}
 	return s.summary(job.Progress()), nil
+}
+
+// network is what live jobs may reach.
+func (s *Server) network() *live.Network {
+	if s.cfg.Network == nil {
+		return &live.Network{} // nothing
+	}
+	return s.cfg.Network
+}
+
+// checkAddresses refuses addresses before anything is spent, and settles the container for those that take only one.
+func (s *session) checkAddresses(o *encode.Options) error {
+	l := s.start.GetLive()
+	if l.GetSource() != "" {
+		if err := s.server.network().CheckSource(l.GetSource()); err != nil {
+			return &addressError{"start.live.source", err}
+		}
+	}
+	if l.GetSink() == "" {
+		return nil
+	}
+	if err := s.server.network().CheckSink(l.GetSink()); err != nil {
+		return &addressError{"start.live.sink", err}
+	}
+	if o.Container != encode.ContainerAuto && o.Container != encode.ContainerMPEGTS {
+		return &protocolError{"start.output.container", "what is sent to an address is MPEG-TS at first; leave the container out"}
+	}
+	if o.Live.Segment > 0 {
+		return &protocolError{"start.live.segment", "what is sent to an address has no files; leave out the segments"}
+	}
+	return nil
+}
+
+// addressError says that an address of a live job is refused or cannot be used.
+type addressError struct {
+	field string
+	err   error
+}
+
+func (e *addressError) Error() string { return e.err.Error() }
+func (e *addressError) Unwrap() error { return e.err }
+
+// remoteSink is where a live job's output goes instead of to its client.
+type remoteSink struct{ live.Sink }
+
+// sinkWriter writes the muxer's bytes to an address. They are MPEG-TS, front to back.
+type sinkWriter struct {
+	session *session
+	sink    live.Sink
+}
+
+// WriteAt implements encode.Output.
+func (w *sinkWriter) WriteAt(p []byte, _ int64) (int, error) {
+	n, err := w.sink.Write(p)
+	w.session.digest.Write(p[:n])
+	w.session.bytesOut += uint64(n)
+	return n, err
+}
+
+// sinkChanged tells of a sink's connections.
+func (s *session) sinkChanged(ctx context.Context) func(live.SinkChange) {
+	notify := s.notify(ctx)
+	return func(c live.SinkChange) {
+		text := c.Notice
+		switch {
+		case text != "":
+		case c.Connected:
+			text = "The sink takes the stream."
+		case c.Err != nil:
+			text = fmt.Sprintf("The sink does not take the stream (%v); it is tried again.", c.Err)
+		default:
+			text = "The sink is gone; it is tried again."
+		}
+		notify(notice.Notice{Code: notice.Connection, Text: text, Stream: notice.NoStream})
+	}
 }
 
 // liveInput opens the source of a live job, and opens it again: the client's chunks, or an address.
@@ -247,7 +340,7 @@ type liveInput struct {
 	ended   bool // by interrupt
 }
 
-func (s *session) liveInput(_ context.Context, notify notice.Func) (*liveInput, error) {
+func (s *session) liveInput(notify notice.Func) *liveInput {
 	in := &liveInput{options: decode.Options{
 		Name:        s.start.GetInput().GetName(),
 		Limits:      decode.Limits{MaxPixels: s.server.limits.MaxInputPixels},
@@ -257,13 +350,19 @@ func (s *session) liveInput(_ context.Context, notify notice.Func) (*liveInput, 
 		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
 		Live:        true,
 	}}
-	if s.start.GetLive().GetSource() != "" || s.start.GetLive().GetSink() != "" {
-		return nil, errors.New("addresses are not implemented")
+	if addr := s.start.GetLive().GetSource(); addr != "" {
+		in.reconnects = true
+		in.connect = func(ctx context.Context) (io.ReadCloser, error) {
+			return s.server.network().OpenSource(ctx, addr, func(text string) {
+				notify(notice.Notice{Code: notice.StreamDropped, Text: text, Stream: notice.NoStream})
+			})
+		}
+		return in
 	}
 	// The chunks are read on after the streams have changed: only the end of the job ends them.
 	in.connect = func(context.Context) (io.ReadCloser, error) { return io.NopCloser(s.input), nil }
 	in.stop = func() { _ = s.input.CloseWithError(context.Canceled) } // never fails
-	return in, nil
+	return in
 }
 
 // open connects and looks at the streams, whose frames are to be like those of like when that is not nil.

@@ -42,8 +42,9 @@ type session struct {
 	frames, planes *frame.Pool // decoded frames, upscaled luma
 
 	digest      hash.Hash
-	job         atomic.Pointer[running] // once it runs
-	expected    atomic.Uint64           // frames, as Accepted says
+	remote      atomic.Pointer[remoteSink] // of a live job that has one
+	job         atomic.Pointer[running]    // once it runs
+	expected    atomic.Uint64              // frames, as Accepted says
 	notices     atomic.Int64
 	liveNotices *rate.Limiter
 	received    atomic.Uint64 // bytes of input
@@ -225,7 +226,13 @@ func (s *session) watch(ctx context.Context, send func(*upscalev1.Progress)) {
 				}
 				pr := job.job.Progress()
 				activity += pr.Skipped + pr.Decoded + pr.Encoded
-				send(meter.progress(now, pr))
+				p := meter.progress(now, pr)
+				if remote := s.remote.Load(); remote != nil && p.GetLive() != nil {
+					st := remote.Stats()
+					p.Live.SinkReconnects, p.Live.DroppedSink = uint32(st.Reconnects), uint64(st.DroppedFrames)
+					p.Live.QueuedBytes = uint64(st.QueuedBytes)
+				}
+				send(p)
 			}
 			if activity != last {
 				last, lastChange = activity, now

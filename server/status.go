@@ -15,6 +15,7 @@ import (
 	"upscaler/decode"
 	"upscaler/encode"
 	"upscaler/internal/frame"
+	"upscaler/live"
 	"upscaler/server/frames"
 	"upscaler/server/pipeline"
 	"upscaler/sr"
@@ -58,6 +59,8 @@ func toStatus(err error) error {
 		tooLarge *frame.TooLargeError
 		count    *pipeline.FrameCountError
 		gone     *pipeline.SourceGoneError
+		address  *addressError
+		refused  *live.RefusedError
 		protocol *protocolError
 		picture  *frames.InputError
 	)
@@ -90,6 +93,10 @@ func toStatus(err error) error {
 		return newStatus(codes.InvalidArgument, "SPOOL_LIMIT", err.Error(), badField("chunk", err.Error()))
 	case errors.As(err, &tooLarge):
 		return newStatus(codes.InvalidArgument, "FRAME_TOO_LARGE", err.Error())
+	case errors.As(err, &refused):
+		return newStatus(codes.PermissionDenied, "ADDRESS_NOT_ALLOWED", err.Error())
+	case errors.As(err, &address):
+		return newStatus(codes.InvalidArgument, "ADDRESS", err.Error(), badField(address.field, err.Error()))
 	case errors.As(err, &gone):
 		return newStatus(codes.Unavailable, "SOURCE_GONE", err.Error())
 	case errors.As(err, &count):

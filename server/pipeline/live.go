@@ -105,6 +105,9 @@ type Live struct {
 	shown  item           // the last frame, with its upscaled plane
 	early  []item         // packets of a connection whose first frame has not come yet
 
+	reading     context.Context
+	stop        context.CancelFunc // ends reading, with what was read still to be worked on
+	stopping    atomic.Bool
 	source      atomic.Pointer[decode.Source]
 	past        past         // what earlier connections have counted
 	level       atomic.Int64 // index in Levels
@@ -152,7 +155,16 @@ func NewLive(c LiveConfig) *Live {
 	}
 	j.ladder = ladder{levels: len(c.Levels), budget: c.Latency, load: j.load}
 	j.source.Store(c.Source)
+	j.reading, j.stop = context.WithCancel(context.Background())
 	return j
+}
+
+// Stop makes the job end as if its source had: what was read is encoded, the output is completed, and Run returns nil. It may be
+// called from any goroutine, at any time.
+func (j *Live) Stop() {
+	j.stopping.Store(true)
+	j.stop()
+	j.Interrupt()
 }
 
 // load is the share of the machine that a level takes, by what has been measured so far.
@@ -223,9 +235,18 @@ func (j *Live) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, j.Interrupt)()
 	done := make(chan struct{})
+	defer j.stop()
+	defer context.AfterFunc(ctx, j.stop)()
 	g.Go(func() error {
 		defer j.intake.end()
-		return j.read(ctx)
+		err := j.read(j.reading)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case j.stopping.Load():
+			return nil
+		}
+		return err
 	})
 	g.Go(func() error {
 		defer close(queue)

@@ -1189,7 +1189,7 @@ type Live struct {
 	// The lowest tier to be used (s, m, l); frames are dropped rather than going below it. Empty: down to bicubic interpolation.
 	QualityFloor string `protobuf:"bytes,2,opt,name=quality_floor,json=qualityFloor,proto3" json:"quality_floor,omitempty"`
 	// An address that the server reads instead of chunks: rtmp, rtsp, srt, udp, or http(s) for HLS. PERMISSION_DENIED unless the
-	// server's operator allowed it.
+	// server's operator allowed it. The client ends the job by half-closing.
 	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
 	// An address that the server writes to instead of sending chunks: rtmp, rtsp, srt or udp.
 	Sink string `protobuf:"bytes,4,opt,name=sink,proto3" json:"sink,omitempty"`
