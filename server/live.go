@@ -350,6 +350,11 @@ func (s *session) liveInput(notify notice.Func) *liveInput {
 		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
 		Live:        true,
 	}}
+	if s.start.GetLive().GetPaced() { // a file, which may have to be stored first
+		in.options.Spool = func() (decode.Spool, error) {
+			return decode.NewSpool(s.server.cfg.SpoolDir, s.server.limits.MaxSpool)
+		}
+	}
 	if addr := s.start.GetLive().GetSource(); addr != "" {
 		in.reconnects = true
 		in.connect = func(ctx context.Context) (io.ReadCloser, error) {

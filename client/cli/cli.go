@@ -144,7 +144,7 @@ Without --server it uses the server that listens on ` + client.DefaultAddress + 
 		_ = root.MarkPersistentFlagFilename(name, "pem", "crt", "key")
 	}
 	_ = root.RegisterFlagCompletionFunc("server", cobra.NoFileCompletions)
-	root.AddCommand(a.upscaleCommand(), a.probeCommand(), a.modelsCommand(), a.infoCommand(), a.versionCommand())
+	root.AddCommand(a.upscaleCommand(), a.liveCommand(), a.probeCommand(), a.modelsCommand(), a.infoCommand(), a.versionCommand())
 	for _, command := range root.Commands() {
 		run := command.RunE
 		command.RunE = func(cmd *cobra.Command, args []string) error {
@@ -211,13 +211,18 @@ func (a *app) connect(ctx context.Context, say func(string)) (*session, error) {
 	if o.TLS != nil {
 		return nil, usagef("an encrypted connection needs --server: no server takes jobs at %s", client.DefaultAddress)
 	}
+	return a.startPrivate(ctx, say)
+}
+
+// startPrivate starts a server for this command, with further arguments.
+func (a *app) startPrivate(ctx context.Context, say func(string), args ...string) (*session, error) {
 	program, err := client.FindServer()
 	if err != nil {
 		return nil, fmt.Errorf("no server takes jobs at %s, and %s is neither beside sr-client nor in PATH to start one; "+
 			"name a server with --server", client.DefaultAddress, client.ServerProgram)
 	}
 	say("starting a private server")
-	p, err := client.StartPrivate(ctx, program)
+	p, err := client.StartPrivate(ctx, program, args...)
 	if err != nil {
 		return nil, err
 	}

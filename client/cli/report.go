@@ -258,13 +258,17 @@ func (r *jsonReporter) end(t *task, done *result, failure error) {
 		r.write(t, jsonEvent{Event: "done", Summary: raw(done.summary), Size: done.size, Elapsed: done.elapsed.Seconds()})
 		return
 	}
+	r.fail(t, failure)
+	fmt.Fprintln(r.errors, failureLine(t, failure))
+}
+
+func (r *jsonReporter) fail(t *task, failure error) {
 	e := &jsonError{Text: failure.Error()}
 	var server *client.Error
 	if errors.As(failure, &server) {
 		e.Code, e.Reason, e.Fields = server.Code.String(), server.Reason, server.Fields
 	}
 	r.write(t, jsonEvent{Event: "failed", Error: e})
-	fmt.Fprintln(r.errors, failureLine(t, failure))
 }
 
 func (r *jsonReporter) skip(t *task) { r.write(t, jsonEvent{Event: "skipped"}) }
