@@ -81,6 +81,8 @@ const defaultThreads = 2
 type Unit struct {
 	Frame  *frame.Frame
 	Packet *av.Packet
+	// Came is when the first byte of a running stream's frame was read, where the format tells; else when it was decoded.
+	Came time.Time
 }
 
 func (u Unit) free() {
@@ -135,6 +137,9 @@ func Open(ctx context.Context, r io.Reader, opts Options) (_ *Source, err error)
 		opts.Threads = defaultThreads
 	}
 	s := &Source{opts: opts, reader: &reader{r: r}, notices: map[notice.Notice]bool{}, cut: newCut(opts.Part)}
+	if opts.Live {
+		s.reader.arrivals = &arrivals{}
+	}
 	defer s.enter(ctx)()
 	defer func() {
 		if err != nil {
@@ -357,6 +362,7 @@ func (s *Source) readPacket() error {
 		if s.cut.over() {
 			return nil
 		}
+		s.reader.arrivals.packet(s.packet)
 		return s.video.send(s.packet)
 	}
 	if !s.cut.wants(s.packet, s.media.Streams[i]) {
@@ -450,6 +456,8 @@ type reader struct {
 	read   int64
 	ended  bool // r has told its end
 	waited time.Duration
+
+	arrivals *arrivals // of a running stream
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -460,6 +468,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	done()
 	r.read += int64(max(n, 0))
+	r.arrivals.note(r.read)
 	r.ended = r.ended || err == io.EOF
 	return n, err
 }

@@ -264,7 +264,7 @@ func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 	dst.PTS, dst.Duration = s.cut.frameTime(pts, duration)
 	dst.KeyFrame = p.KeyFrame
 	dst.SideData = av.SideData(f)
-	s.pending = append(s.pending, Unit{Frame: dst})
+	s.pending = append(s.pending, Unit{Frame: dst, Came: s.reader.arrivals.frame(pts)})
 	return nil
 }
 

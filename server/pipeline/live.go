@@ -132,7 +132,7 @@ type past struct{ bytes, busy atomic.Int64 }
 
 // LiveProgress is what a live job tells beyond any job's Progress.
 type LiveProgress struct {
-	P50, P95, P99    time.Duration // from decoding to the encoded packet, over the last frames
+	P50, P95, P99    time.Duration // from the arrival of a frame's first byte to its encoded packet, over the last frames
 	Level            string
 	DroppedLate      uint64
 	DroppedUndecoded uint64

@@ -119,9 +119,8 @@ func (j *Live) writeFrame(ctx context.Context, it item) error {
 	if err := j.emit(ctx, it); err != nil {
 		return err
 	}
-	latency := time.Since(it.came)
-	j.latencies.add(latency)
-	j.lastLatency.Store(int64(latency))
+	j.latencies.add(time.Since(it.arrived))
+	j.lastLatency.Store(int64(time.Since(it.came)))
 	for len(j.early) > 0 && j.clock.knows(it.conn) {
 		early := j.early[0]
 		j.early[0] = item{}

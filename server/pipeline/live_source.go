@@ -150,7 +150,10 @@ func (j *Live) readFrom(ctx context.Context, src *decode.Source, conn int, strea
 				}
 			}
 		}
-		it.came = time.Now()
+		it.came, it.arrived = time.Now(), unit.Came
+		if j.Paced {
+			it.arrived = it.came
+		}
 		j.intake.put(it)
 	}
 }

@@ -106,6 +106,7 @@ type item struct {
 	stream   int            // of the packet, in the first connection's numbers
 	conn     int            // number of the connection it came by
 	came     time.Time      // when the decoder gave it
+	arrived  time.Time      // when its first byte was read
 	timeBase media.Rational // of the frame's times
 }
 

@@ -1184,7 +1184,7 @@ func (x *Start) GetResume() *Resume {
 // are frames dropped; notices tell each step.
 type Live struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long a frame may take from decoding to encoding. Unset means 500 ms.
+	// How long a frame may take from the decoder to its encoded packet. Unset means 500 ms.
 	Latency *durationpb.Duration `protobuf:"bytes,1,opt,name=latency,proto3" json:"latency,omitempty"`
 	// The lowest tier to be used (s, m, l); frames are dropped rather than going below it. Empty: down to bicubic interpolation.
 	QualityFloor string `protobuf:"bytes,2,opt,name=quality_floor,json=qualityFloor,proto3" json:"quality_floor,omitempty"`
@@ -2171,7 +2171,7 @@ func (x *Progress) GetLive() *LiveProgress {
 // LiveProgress is how a live job keeps up.
 type LiveProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// From a frame's decoding to its encoded packet, over the last seconds.
+	// From the arrival of a frame's first byte to its encoded packet, over the last seconds.
 	LatencyP50 *durationpb.Duration `protobuf:"bytes,1,opt,name=latency_p50,json=latencyP50,proto3" json:"latency_p50,omitempty"`
 	LatencyP95 *durationpb.Duration `protobuf:"bytes,2,opt,name=latency_p95,json=latencyP95,proto3" json:"latency_p95,omitempty"`
 	LatencyP99 *durationpb.Duration `protobuf:"bytes,3,opt,name=latency_p99,json=latencyP99,proto3" json:"latency_p99,omitempty"`
