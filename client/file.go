@@ -18,6 +18,9 @@ type File struct {
 	temp      string
 	path      string
 	overwrite bool
+	length    int64        // of what has been written
+	kept      int64        // bytes that the journal tells of; see Keep
+	before    *Interrupted // what an earlier job has left, until this one has more
 }
 
 // maxTempBase bounds how much of the final name goes into the temporary one, in bytes: with what is added it must stay
@@ -39,27 +42,38 @@ func CreateFile(path string, overwrite bool) (*File, error) {
 		}
 	}
 	dir, base := filepath.Split(path)
-	if len(base) > maxTempBase {
-		base = base[:maxTempBase]
-		for !utf8.ValidString(base) && len(base) > maxTempBase-utf8.UTFMax {
-			base = base[:len(base)-1]
-		}
-	}
-	temp := filepath.Join(dir, "."+base+".part-"+strings.ToLower(rand.Text()[:8]))
+	temp := filepath.Join(dir, "."+shorten(base)+".part-"+strings.ToLower(rand.Text()[:8]))
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666) //nolint:gosec // the umask decides, as for any new file
 	if err != nil {
 		return nil, err
 	}
-	return &File{file: f, temp: temp, path: path, overwrite: overwrite}, nil
+	return &File{file: f, temp: temp, path: path, overwrite: overwrite, before: FindInterrupted(path)}, nil
+}
+
+// shorten cuts a name to maxTempBase bytes, between two characters.
+func shorten(base string) string {
+	if len(base) <= maxTempBase {
+		return base
+	}
+	base = base[:maxTempBase]
+	for !utf8.ValidString(base) && len(base) > maxTempBase-utf8.UTFMax {
+		base = base[:len(base)-1]
+	}
+	return base
 }
 
 // WriteAt implements io.WriterAt.
-func (f *File) WriteAt(p []byte, off int64) (int, error) { return f.file.WriteAt(p, off) }
+func (f *File) WriteAt(p []byte, off int64) (int, error) {
+	n, err := f.file.WriteAt(p, off)
+	f.length = max(f.length, off+int64(n))
+	return n, err
+}
 
 // Path returns the final name.
 func (f *File) Path() string { return f.path }
 
-// Commit makes the content durable and gives the file its name. After a failure nothing is left behind. Without overwrite
+// Commit makes the content durable and gives the file its name. After a failure nothing is left behind; after success nothing
+// of an earlier, interrupted job either. Without overwrite
 // a file that has got the name in the meantime stays, and the error is fs.ErrExist.
 func (f *File) Commit() error {
 	err := f.file.Sync()
@@ -75,6 +89,8 @@ func (f *File) Commit() error {
 		return fmt.Errorf("finish %s: %w", f.path, err)
 	}
 	syncDir(filepath.Dir(f.path))
+	_ = os.Remove(journalPath(f.path))
+	f.forgetBefore()
 	return nil
 }
 
@@ -97,7 +113,7 @@ func (f *File) rename() error {
 	return os.Rename(f.temp, f.path)
 }
 
-// Abort removes what was written. It does nothing after Commit.
+// Abort removes what was written, not what an earlier job has left. It does nothing after Commit and Leave.
 func (f *File) Abort() {
 	if f.file == nil {
 		return
@@ -105,6 +121,9 @@ func (f *File) Abort() {
 	_ = f.file.Close()
 	f.file = nil
 	_ = os.Remove(f.temp)
+	if f.kept > 0 {
+		_ = os.Remove(journalPath(f.path))
+	}
 }
 
 // syncDir makes a rename durable where directories can be synced; elsewhere the file system sees to it.

@@ -23,11 +23,19 @@ type Job struct {
 	In io.Reader
 	// Out takes the result. Whatever it holds is worth nothing unless Upscale returns without an error.
 	Out *Output
+	// Resume is an interrupted output to go on with; nil begins a new one. Out then gets a whole one all the same.
+	Resume *Resume
 	// On, when set, gets what the server tells about the job. It is called by the goroutine that called Upscale.
 	On func(Event)
 	// Patience is how long to keep asking a server that has no room for a job; 0 means DefaultPatience, a negative value
 	// not to ask again.
 	Patience time.Duration
+}
+
+// Resume is what is there of an interrupted output (see Interrupted).
+type Resume struct {
+	Output io.ReaderAt
+	Size   int64 // bytes of it to be used
 }
 
 // DefaultPatience is how long Upscale keeps asking a server that has no room: jobs take minutes, so asking for less would
@@ -66,6 +74,9 @@ func (c *Client) Upscale(ctx context.Context, job Job) (*upscalev1.Summary, erro
 		settings.Output = &upscalev1.Output{}
 	}
 	settings.Output.Seekable = job.Out.at != nil
+	if job.Resume != nil {
+		settings.Resume = &upscalev1.Resume{Size: uint64(max(job.Resume.Size, 0))}
+	}
 
 	begin, seekable := position(job.In)
 	pause := &politePause{ExponentialBackOff: backoff.NewExponentialBackOff()}
@@ -124,7 +135,11 @@ func (c *Client) upscaleOnce(ctx context.Context, settings *upscalev1.Start, job
 	}
 	upload := startUpload(job.In, cancel, uploadStream{
 		start: func() error {
-			return stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: settings}})
+			err := stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: settings}})
+			if err == nil && job.Resume != nil {
+				err = sendResumed(stream.Send, job.Resume, cancel)
+			}
+			return err
 		},
 		chunk: func(chunk *upscalev1.Chunk) error {
 			return stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Chunk{Chunk: chunk}})
@@ -168,6 +183,25 @@ func (c *Client) upscaleOnce(ctx context.Context, settings *upscalev1.Start, job
 		return nil, err
 	}
 	return summary, nil
+}
+
+// sendResumed sends the interrupted output. One that cannot be read ends the call.
+func sendResumed(send func(*upscalev1.UpscaleRequest) error, r *Resume, cancel context.CancelCauseFunc) error {
+	for at := int64(0); at < r.Size; {
+		buf := make([]byte, min(chunkSize, r.Size-at))
+		n, err := r.Output.ReadAt(buf, at)
+		if n < len(buf) {
+			err = &InputError{Err: fmt.Errorf("reading the interrupted output: %w", err)}
+			cancel(err)
+			return err
+		}
+		chunk := &upscalev1.Chunk{Data: buf, Offset: uint64(at)}
+		if err := send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Resumed{Resumed: chunk}}); err != nil {
+			return err
+		}
+		at += int64(n)
+	}
+	return nil
 }
 
 // check compares what arrived with what the server says it made.

@@ -46,6 +46,7 @@ type Interrupted struct {
 	timeBase media.Rational
 	frames   int
 	delay    int
+	start    int64 // the first picture's time
 	end      int64 // the time at which the pictures end
 	left     int   // packets not yet handed out
 }
@@ -86,8 +87,13 @@ func (k *Interrupted) Delay() int { return k.delay }
 // TimeBase returns the unit of the packets' times in seconds.
 func (k *Interrupted) TimeBase() media.Rational { return k.timeBase }
 
-// End returns the time at which the usable pictures end, in seconds of the output's clock.
-func (k *Interrupted) End() float64 { return k.timeBase.Seconds(k.end) }
+// Seconds returns for how long the pictures that can be used are shown.
+func (k *Interrupted) Seconds() float64 {
+	if k.frames == 0 {
+		return 0
+	}
+	return k.timeBase.Seconds(k.end - k.start)
+}
 
 // Next returns the next packet in decoding order, which the caller frees, or io.EOF after Frames of them.
 func (k *Interrupted) Next(ctx context.Context) (*av.Packet, error) {
@@ -215,7 +221,7 @@ func (k *Interrupted) survey() {
 			return
 		}
 		if count == 0 {
-			last, key = pts, pts
+			k.start, last, key = pts, pts, pts
 		}
 		last = max(last, pts)
 		count++

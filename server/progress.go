@@ -23,13 +23,13 @@ type meter struct {
 type sample struct {
 	at      time.Time
 	decoded uint64
-	encoded uint64
+	encoded uint64 // by this job: what an interrupted output holds tells nothing of its speed
 }
 
 func newMeter(frames, size uint64) *meter { return &meter{frames: frames, size: size} }
 
 func (m *meter) progress(now time.Time, pr pipeline.Progress) *upscalev1.Progress {
-	m.window = append(m.window, sample{now, pr.Decoded, pr.Encoded})
+	m.window = append(m.window, sample{now, pr.Decoded, pr.Encoded - pr.Kept})
 	for len(m.window) > 2 && now.Sub(m.window[0].at) > speedWindow {
 		m.window = m.window[1:]
 	}
@@ -40,7 +40,7 @@ func (m *meter) progress(now time.Time, pr pipeline.Progress) *upscalev1.Progres
 		Stages: stageTimes(pr.Stages),
 	}
 	if first := m.window[0]; now.After(first.at) {
-		p.Fps = float64(pr.Encoded-first.encoded) / now.Sub(first.at).Seconds()
+		p.Fps = float64(pr.Encoded-pr.Kept-first.encoded) / now.Sub(first.at).Seconds()
 	}
 	if pr.Live != nil {
 		p.Live = m.live(now, pr)

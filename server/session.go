@@ -41,6 +41,7 @@ type session struct {
 
 	frames, planes *frame.Pool // decoded frames, upscaled luma
 
+	resumed     *resumed // an interrupted output to go on with; nil for none
 	digest      hash.Hash
 	remote      atomic.Pointer[remoteSink] // of a live job that has one
 	job         atomic.Pointer[running]    // once it runs
@@ -63,10 +64,14 @@ type prepared struct {
 	engine   *sr.Job
 	plan     *encode.Layout
 	options  encode.Options
+	kept     *decode.Interrupted // nil for none
 	accepted *upscalev1.Accepted
 }
 
 func (p *prepared) close() {
+	if p.kept != nil {
+		p.kept.Close()
+	}
 	if p.engine != nil {
 		p.engine.Close()
 	}
@@ -141,10 +146,17 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 		p.close()
 		return nil, err
 	}
-	p.options = options
 	for _, n := range p.plan.Notices {
 		notify(n)
 	}
+	if s.resumed != nil {
+		if p.kept, err = s.resumed.open(ctx, p.plan, notify); err != nil {
+			p.close()
+			return nil, err
+		}
+		options.Kept = p.kept
+	}
+	p.options = options
 	p.accepted = s.describe(p)
 	return p, nil
 }
@@ -215,7 +227,7 @@ func (s *session) watch(ctx context.Context, send func(*upscalev1.Progress)) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			activity := s.received.Load() + s.sent.Load()
+			activity := s.received.Load() + s.resumed.bytes() + s.sent.Load()
 			if job := s.job.Load(); job != nil {
 				if meter == nil {
 					size := s.start.GetInput().GetSize()

@@ -62,6 +62,7 @@ func toStatus(err error) error {
 		address  *addressError
 		refused  *live.RefusedError
 		protocol *protocolError
+		resume   *encode.ResumeError
 		picture  *frames.InputError
 	)
 	switch {
@@ -83,6 +84,8 @@ func toStatus(err error) error {
 		return newStatus(codes.InvalidArgument, "OPTION", err.Error(), badField("start."+option.Field, err.Error()))
 	case errors.As(err, &keep):
 		return newStatus(codes.FailedPrecondition, "STREAM_NOT_KEPT", err.Error())
+	case errors.As(err, &resume):
+		return newStatus(codes.FailedPrecondition, "RESUME", err.Error(), badField("start.resume", err.Error()))
 	case errors.As(err, &noModel):
 		return newStatus(codes.NotFound, "NO_SUCH_MODEL", err.Error(), badField("start.model", err.Error()))
 	case errors.As(err, &device):

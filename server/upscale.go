@@ -24,10 +24,13 @@ func (s *Server) Upscale(stream grpc.BidiStreamingServer[upscalev1.UpscaleReques
 	if start == nil {
 		return toStatus(errNoStart)
 	}
-	return s.job(stream.Context(), start, func() (*upscalev1.Chunk, error) {
-		m, err := stream.Recv()
-		return chunkOf(m.GetChunk(), err)
-	}, func(ctx context.Context, sess *session) error {
+	resumed, err := s.newResumed(start)
+	if err != nil {
+		return toStatus(err)
+	}
+	defer resumed.close()
+	return s.job(stream.Context(), start, resumed.receiver(stream.Recv), func(ctx context.Context, sess *session) error {
+		sess.resumed = resumed
 		return sess.runAndSend(ctx, stream.Send)
 	})
 }
@@ -147,7 +150,7 @@ func chunkOf(c *upscalev1.Chunk, err error) (*upscalev1.Chunk, error) {
 		return nil, err
 	}
 	if c == nil {
-		return nil, toStatus(&protocolError{"payload", "only Chunk may follow the first message"})
+		return nil, toStatus(&protocolError{"payload", "only chunks may follow the first message"})
 	}
 	if len(c.GetData()) > maxChunk {
 		return nil, toStatus(&protocolError{"chunk.data", fmt.Sprintf("a chunk of %d bytes is too large; send at most %d at a time", len(c.GetData()), maxChunk)})

@@ -245,6 +245,9 @@ func (s *session) close() {
 // explain adds the private server's log to an error that its end has caused.
 func (s *session) explain(err error) error {
 	var e *client.Error
+	if errors.As(err, &e) && e.Reason == "RESUME" {
+		return &resumeError{e}
+	}
 	if s.private == nil || !errors.As(err, &e) || e.Code != codes.Unavailable || e.Reason != "" {
 		return err
 	}

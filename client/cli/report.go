@@ -58,6 +58,10 @@ func finalLine(t *task, r *result) string {
 
 func failureLine(t *task, err error) string {
 	if errors.Is(err, errInterrupted) {
+		var kept *keptError
+		if errors.As(err, &kept) {
+			return fmt.Sprintf("%s: interrupted; %s", printable(t.name()), kept.remedy())
+		}
 		return fmt.Sprintf("%s: interrupted; nothing is left behind", printable(t.name()))
 	}
 	return fmt.Sprintf("sr-client: %s: %s", printable(t.name()), printableLines(err.Error()))
@@ -211,6 +215,7 @@ type jsonError struct {
 	Reason string         `json:"reason,omitempty"`
 	Text   string         `json:"text"`
 	Fields []client.Field `json:"fields,omitempty"`
+	Kept   int64          `json:"kept,omitempty"` // bytes that --resume goes on with
 }
 
 func (r *jsonReporter) write(t *task, e jsonEvent) {
@@ -267,6 +272,10 @@ func (r *jsonReporter) fail(t *task, failure error) {
 	var server *client.Error
 	if errors.As(failure, &server) {
 		e.Code, e.Reason, e.Fields = server.Code.String(), server.Reason, server.Fields
+	}
+	var kept *keptError
+	if errors.As(failure, &kept) {
+		e.Kept = kept.kept
 	}
 	r.write(t, jsonEvent{Event: "failed", Error: e})
 }

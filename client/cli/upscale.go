@@ -22,6 +22,7 @@ type upscaleFlags struct {
 	output       string
 	overwrite    bool
 	skipExisting bool
+	resume       bool
 	json         bool
 	wait         time.Duration
 }
@@ -32,13 +33,15 @@ func (a *app) upscaleCommand() *cobra.Command {
 		Use:   "upscale INPUT...",
 		Short: "Upscale videos",
 		Long: `Upscales videos, and folders of videos. Each result lies beside its original, named video.x2.mp4 after video.mp4, unless
---output says otherwise. Nothing is overwritten unasked. While a result grows it has a temporary name.
+--output says otherwise. Nothing is overwritten unasked. While a result grows it has a temporary name; after an interruption, whatever
+the cause, the same command with --resume goes on with it.
 
 A - as INPUT is standard input; as --output it is standard output.`,
 		Example: `  sr-client upscale video.mp4
   sr-client upscale in.mkv -o out.mkv --scale 4 --server gpu-box:50051
   sr-client upscale *.mp4 holiday/ -o upscaled/
   sr-client upscale in.ts --codec hevc --crf 20 --preset slow -o out.mp4
+  sr-client upscale film.mkv --resume
   sr-client upscale film.mkv --start 1:02:30 --duration 10 -o sample.mkv
   ffmpeg -i rtmp://camera/live -c copy -f matroska - | sr-client upscale - | mpv -`,
 		Args: cobra.MinimumNArgs(1),
@@ -51,6 +54,7 @@ A - as INPUT is standard input; as --output it is standard output.`,
 	flags.StringVarP(&f.output, "output", "o", "", "name of the result, or a folder for the results; - is standard output")
 	flags.BoolVar(&f.overwrite, "overwrite", false, "replace files that exist")
 	flags.BoolVar(&f.skipExisting, "skip-existing", false, "leave out inputs whose result exists")
+	flags.BoolVar(&f.resume, "resume", false, "go on where an interrupted run of the same command was; results that exist are left out")
 	flags.DurationVar(&f.wait, "wait", client.DefaultPatience, "how long to keep asking a server that is full")
 	flags.BoolVar(&f.json, "json", false, "tell what happens as JSON, one event a line, on standard output\n(on standard error when the video goes to standard output)")
 	cmd.MarkFlagsMutuallyExclusive("overwrite", "skip-existing")
@@ -101,7 +105,7 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 
 	var failed []error
 	for _, t := range tasks {
-		if f.skipExisting && !t.toStream && exists(t.out) {
+		if (f.skipExisting || f.resume && !f.overwrite) && !t.toStream && exists(t.out) {
 			report.skip(t)
 			continue
 		}
@@ -115,7 +119,12 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 			done, err = a.runTask(ctx, f, server, t, report)
 		}
 		if err != nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
+			var kept *keptError
+			if errors.As(err, &kept) {
+				err = &keptError{context.Cause(ctx), kept.kept}
+			} else {
+				err = context.Cause(ctx)
+			}
 		}
 		report.end(t, done, err)
 		if err != nil {
@@ -155,29 +164,46 @@ func (a *app) runTask(ctx context.Context, f *upscaleFlags, c *session, t *task,
 		in, name = &meter{file, &t.sent}, filepath.Base(t.in)
 	}
 
-	out, commit, abort, err := a.openOutput(t, f.overwrite)
+	out, file, closeOut, err := a.openOutput(t, f.overwrite)
 	if err != nil {
 		return nil, err
 	}
-	defer abort()
+	defer closeOut()
+
+	job := client.Job{Settings: f.start(name, t.size, t.container), In: in, Out: out, Patience: patience(f.wait)}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var k *keeper
+	if t.canKeep() {
+		input := client.NewFingerprint(in.(io.ReadSeeker), t.size)
+		k = &keeper{file: file, input: input, before: client.FindInterrupted(t.out), cancel: cancel}
+		job.In = input
+		switch {
+		case k.before != nil && f.resume:
+			var partial *os.File
+			if job.Resume, partial, err = k.resume(ctx, job.Settings, input, t, report); err != nil {
+				return nil, err
+			}
+			defer func() { _ = partial.Close() }()
+		case k.before != nil:
+			report.say(fmt.Sprintf("%s: an interrupted run has left %s of the result; --resume would go on with it, this run begins anew",
+				t.name(), formatSize(uint64(k.before.Size())))) //nolint:gosec // positive
+		}
+	}
 
 	r := &result{}
-	r.summary, err = c.Upscale(ctx, client.Job{
-		Settings: f.start(name, t.size, t.container),
-		In:       in,
-		Out:      out,
-		Patience: patience(f.wait),
-		On: func(e client.Event) {
-			if e.Accepted != nil {
-				r.accepted = e.Accepted
-			}
-			report.event(t, e)
-		},
-	})
-	if err != nil {
-		return nil, c.explain(err)
+	job.On = func(e client.Event) {
+		if e.Accepted != nil {
+			r.accepted = e.Accepted
+		}
+		k.event(e, report)
+		report.event(t, e)
 	}
-	if err := commit(); err != nil {
+	if r.summary, err = c.Upscale(ctx, job); err != nil {
+		return nil, k.leave(c.explain(err), report)
+	}
+	k.keep(report)
+	if err := commit(file); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return nil, errExists(t.out)
 		}
@@ -195,28 +221,36 @@ func patience(wait time.Duration) time.Duration {
 	return wait
 }
 
-// openOutput opens what a task writes to. Exactly one of commit and abort has an effect; abort may be called after commit.
-func (a *app) openOutput(t *task, overwrite bool) (out *client.Output, commit func() error, abort func(), err error) {
-	nothing := func() {}
+// commit gives a result its name; nil is a stream, which has one.
+func commit(file *client.File) error {
+	if file == nil {
+		return nil
+	}
+	return file.Commit()
+}
+
+// openOutput opens what a task writes to; file is nil for a stream. The caller calls closeOut in the end, whose only effect on a
+// file that has been committed or left is none.
+func (a *app) openOutput(t *task, overwrite bool) (out *client.Output, file *client.File, closeOut func(), err error) {
 	if t.out == standard {
-		return client.ToStream(a.stdout), func() error { return nil }, nothing, nil
+		return client.ToStream(a.stdout), nil, func() {}, nil
 	}
 	if t.toStream {
 		file, err := os.OpenFile(t.out, os.O_WRONLY, 0)
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		return client.ToStream(file), func() error { return nil }, func() { _ = file.Close() }, nil
+		return client.ToStream(file), nil, func() { _ = file.Close() }, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(t.out), 0o777); err != nil { //nolint:gosec // the umask decides
 		return nil, nil, nil, fmt.Errorf("make the output's folder: %w", err)
 	}
-	file, err := client.CreateFile(t.out, overwrite)
+	file, err = client.CreateFile(t.out, overwrite)
 	if errors.Is(err, fs.ErrExist) {
 		err = errExists(t.out)
 	}
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return client.ToFile(file), file.Commit, file.Abort, nil
+	return client.ToFile(file), file, file.Abort, nil
 }

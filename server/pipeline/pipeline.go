@@ -82,8 +82,8 @@ func (j *Job) Progress() Progress {
 	return Progress{
 		Skipped:  src.Skipped,
 		Decoded:  j.decoded.Load(),
+		Kept:     j.kept.Load(), // before Encoded, which is never less
 		Encoded:  j.encoded.Load(),
-		Kept:     j.kept.Load(),
 		Position: time.Duration(j.position.Load()),
 		BytesIn:  src.Bytes,
 		BytesOut: uint64(sink.BytesOut),
@@ -199,11 +199,14 @@ func (j *Job) write(ctx context.Context, queue <-chan item, packets *semaphore.W
 		}
 		err := j.finish(ctx, &it)
 		j.advance(timeBase, it.frame.PTS)
-		it.free()
+		it.free() // all but its flag
 		if err != nil {
 			return err
 		}
 		j.encoded.Add(1)
+		if it.kept {
+			j.kept.Add(1)
+		}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // the queue was closed because the source failed, not because it ended
@@ -214,7 +217,6 @@ func (j *Job) write(ctx context.Context, queue <-chan item, packets *semaphore.W
 // finish writes a frame once its plane is upscaled.
 func (j *Job) finish(ctx context.Context, it *item) error {
 	if it.kept {
-		j.kept.Add(1)
 		return j.Sink.WriteKept(ctx, it.frame)
 	}
 	if err := it.ticket.Wait(ctx); err != nil {
