@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -38,6 +39,21 @@ func Extensions() []string {
 func ContainerOf(name string) (upscalev1.Container, bool) {
 	c, ok := containers[strings.ToLower(strings.TrimPrefix(filepath.Ext(name), "."))]
 	return c, ok
+}
+
+// patternOf finds the number's place in the name of a sequence, as FFmpeg writes it: frame-%06d.png.
+var patternOf = regexp.MustCompile(`%(0[0-9]{1,2})?d`)
+
+// SequenceName returns the name of a sequence's picture, counted from 1. ok is false when the pattern is none: it has to hold one %d
+// or %06d in its last part, and to end with .png.
+func SequenceName(pattern string, number uint32) (name string, ok bool) {
+	dir, base := filepath.Split(pattern)
+	places := patternOf.FindAllStringIndex(base, -1)
+	if len(places) != 1 || !strings.EqualFold(filepath.Ext(base), ".png") {
+		return "", false
+	}
+	from, to := places[0][0], places[0][1]
+	return dir + base[:from] + fmt.Sprintf(base[from:to], number) + base[to:], true
 }
 
 // OutputName returns the name beside the input that a result gets by default, video.x2.mp4 for video.mp4, and whether its

@@ -89,3 +89,18 @@ func TestContainerOf(t *testing.T) {
 		}
 	}
 }
+
+func TestSequenceName(t *testing.T) {
+	for _, c := range []struct {
+		pattern string
+		number  uint32
+		want    string
+	}{
+		{"frame-%06d.png", 1, "frame-000001.png"}, {"frames/%d.PNG", 12, "frames/12.PNG"}, {"a%03db.png", 1234, "a1234b.png"},
+		{"frame.png", 1, ""}, {"%d-%d.png", 1, ""}, {"%d/frame.png", 1, ""}, {"frame-%d.mp4", 1, ""}, {"frame-%s.png", 1, ""}, {"100%.png", 1, ""},
+	} {
+		if got, ok := SequenceName(c.pattern, c.number); got != c.want || ok != (c.want != "") {
+			t.Errorf("%q, %d: %q, %v; want %q", c.pattern, c.number, got, ok, c.want)
+		}
+	}
+}

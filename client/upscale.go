@@ -168,7 +168,7 @@ func (c *Client) upscaleOnce(ctx context.Context, settings *upscalev1.Start, job
 		case *upscalev1.UpscaleResponse_Notice:
 			job.tell(Event{Notice: p.Notice})
 		case *upscalev1.UpscaleResponse_Chunk:
-			if err := job.Out.put(p.Chunk.GetData(), p.Chunk.GetOffset()); err != nil {
+			if err := job.Out.put(p.Chunk.GetData(), p.Chunk.GetOffset(), p.Chunk.GetFile()); err != nil {
 				return nil, err
 			}
 		case *upscalev1.UpscaleResponse_Summary:

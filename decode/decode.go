@@ -66,6 +66,7 @@ type Options struct {
 	// Spool makes storage for an input that cannot be read front to back; nil means that such inputs are refused.
 	Spool       func() (Spool, error)
 	Deinterlace Deinterlace
+	Stills      bool // each picture becomes a still picture
 	Part        Part // what to hand out of the input; the zero Part is all of it
 	// Live reads a running stream: little of it is looked at before it begins, and no frame waits in the decoder for others
 	// that only keep its threads busy.

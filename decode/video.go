@@ -290,7 +290,7 @@ func (v *video) first(f *astiav.Frame, p av.Picture) error {
 			return inputError(Unsupported, nil, "The video's pixel format (%s) is not supported.", av.PixelFormatName(p.Format))
 		}
 		if av.IsRGB(p.Format) {
-			if deep := m.Working; v.s.opts.Part.Pictures == 1 && deep.Depth < stillDepth {
+			if deep := m.Working; (v.s.opts.Stills || v.s.opts.Part.Pictures == 1) && deep.Depth < stillDepth {
 				deep.Depth = stillDepth
 				m.Working = deep
 				v.s.notify(notice.PixelFormatConverted, m.VideoIndex,

@@ -80,6 +80,11 @@ var containers = []*container{
 		codecs: []Codec{CodecPNG},
 		takes:  func(*av.Stream, string) bool { return false },
 	},
+	{
+		container: ContainerPNGSequence, name: "image2pipe", label: "a sequence of PNG",
+		codecs: []Codec{CodecPNG},
+		takes:  func(*av.Stream, string) bool { return false },
+	},
 }
 
 func containerOf(c Container) *container {

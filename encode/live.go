@@ -135,7 +135,7 @@ func (x *mux) complete() bool {
 	return true
 }
 
-// segments cuts the output into files at key frames.
+// segments cuts the output of a live job, or a sequence of pictures, into files at key frames.
 type segments struct {
 	out    Files
 	length int64 // microseconds
@@ -156,11 +156,14 @@ func (x *mux) segment(p *astiav.Packet, at int64) error {
 		if err := x.endSegment(at); err != nil {
 			return err
 		}
+		s.start = at
+		if x.plan.Container != ContainerMPEGTS {
+			return nil
+		}
 		// A file of its own needs the tables that say what the streams are.
 		if err := x.fc.PrivateData().Options().Set("mpegts_flags", "+resend_headers", 0); err != nil {
 			return fmt.Errorf("setting mpegts_flags: %w", err)
 		}
-		s.start = at
 	}
 	s.end = at + astiav.RescaleQ(p.Duration(), x.streams[x.video].from, microseconds)
 	return nil
@@ -183,8 +186,16 @@ func (x *mux) endSegment(until int64) error {
 	return nil
 }
 
-// openSegments checks that a live job's segments can be made.
+// openSegments returns what cuts the output, nil for an output in one piece. A sequence of pictures has a file for each: every one
+// is a key frame.
 func openSegments(l *Live, c *container, out Output) (*segments, error) {
+	if c.container == ContainerPNGSequence {
+		files, ok := out.(Files)
+		if !ok {
+			return nil, fmt.Errorf("the output takes one file, not a sequence")
+		}
+		return &segments{out: files}, nil
+	}
 	if l == nil || l.Segment <= 0 {
 		return nil, nil
 	}

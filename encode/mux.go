@@ -56,7 +56,7 @@ type mux struct {
 		video bool  // a packet of the video is in it
 		start int64 // that packet's time in microseconds
 	}
-	segments *segments // of a live job that wants them
+	segments *segments // nil for an output in one file
 	repaired bool
 	joined   bool // the video is that of an interrupted output and its continuation
 }
@@ -631,7 +631,7 @@ func (x *mux) finish() error {
 		}
 	}
 	if s := x.segments; s != nil && s.open {
-		return x.endSegment(s.end) // MPEG-TS has no trailer
+		return x.endSegment(s.end) // neither MPEG-TS nor pictures have a trailer
 	}
 	err := x.fc.WriteTrailer()
 	if x.file.err != nil {

@@ -30,6 +30,8 @@ const (
 	ContainerMPEGTS   Container = 4
 	ContainerMOV      Container = 5
 	ContainerPNG      Container = 6 // one picture
+	// ContainerPNGSequence is a file for each picture; the Output must be Files.
+	ContainerPNGSequence Container = 7
 )
 
 // Codec is the codec of the upscaled video; the values are those of upscale.v1.VideoCodec.
@@ -44,7 +46,7 @@ const (
 	CodecFFV1   Codec = 4
 	CodecVP9    Codec = 5
 	CodecProRes Codec = 6
-	CodecPNG    Codec = 7 // of ContainerPNG alone
+	CodecPNG    Codec = 7 // of ContainerPNG and ContainerPNGSequence alone
 )
 
 // Options is what the user asks of the output. The zero value of each field means a default.

@@ -122,7 +122,7 @@ func (l *Layout) chooseFormats(m *av.Media, o Options) error {
 			return optionError("codec", "%s cannot encode pictures of %dx%d, the smallest side it takes is %d; choose H.264.",
 				l.encoder.label, l.Width, l.Height, l.encoder.minSide)
 		}
-	} else if l.container != nil && l.container.container == ContainerPNG {
+	} else if l.container != nil && slices.Contains(l.container.codecs, CodecPNG) {
 		l.encoder = encoderOf(CodecPNG)
 	} else if err := l.chooseCodec(m); err != nil {
 		return err

@@ -42,7 +42,7 @@ type keeper struct {
 
 // canKeep tells whether a task's result can be gone on with: both ends are files, and the result is one growing video.
 func (t *task) canKeep() bool {
-	return t.in != standard && !t.toStream && t.size > 0 && t.container != upscalev1.Container_CONTAINER_PNG
+	return t.in != standard && !t.toStream && t.size > 0 && !t.sequence && t.container != upscalev1.Container_CONTAINER_PNG
 }
 
 // event notes what the server tells.

@@ -29,6 +29,7 @@ type task struct {
 	size      int64  // of the input in bytes; 0 when not known
 	out       string // a path, or standard
 	container upscalev1.Container
+	sequence  bool // out is the pattern of the names of many pictures
 	toStream  bool // out is written front to back: a pipe, a device
 	note      string
 	sent      atomic.Int64 // bytes of the input read so far, for the time before the server has anything to tell
@@ -179,6 +180,9 @@ func planTasks(args []string, output string, s *settings, stdoutIsTerminal bool)
 			t.out, changed = defaultOutput(filepath.Join(output, in.relative), s)
 		default:
 			t.out = output
+			if _, ok := client.SequenceName(output, 1); ok && t.container == 0 {
+				t.sequence, t.container = true, upscalev1.Container_CONTAINER_PNG_SEQUENCE
+			}
 			if info, err := os.Stat(output); err == nil && !info.Mode().IsRegular() {
 				t.toStream = true // /dev/null, a named pipe: written as it is, never replaced
 				if t.container == 0 {
@@ -237,6 +241,12 @@ func describeExtension(path string) string {
 // checkFiles finds what forbids a task: the output is the input, or exists and may not be overwritten.
 func (t *task) checkFiles(overwrite bool) error {
 	if t.toStream {
+		return nil
+	}
+	if t.sequence {
+		if first, _ := client.SequenceName(t.out, 1); exists(first) && !overwrite {
+			return errExists(first)
+		}
 		return nil
 	}
 	out, err := os.Stat(t.out)

@@ -42,6 +42,7 @@ A - as INPUT is standard input; as --output it is standard output.`,
   sr-client upscale *.mp4 holiday/ -o upscaled/
   sr-client upscale in.ts --codec hevc --crf 20 --preset slow -o out.mp4
   sr-client upscale film.mkv --resume
+  sr-client upscale film.mkv -o 'frames/%06d.png'
   sr-client upscale film.mkv --start 1:02:30 --duration 10 -o sample.mkv
   ffmpeg -i rtmp://camera/live -c copy -f matroska - | sr-client upscale - | mpv -`,
 		Args: cobra.MinimumNArgs(1),
@@ -100,6 +101,9 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 	tasks, err := planTasks(args, f.output, &f.settings, isTerminal(a.stdout))
 	if err != nil {
 		return err
+	}
+	if f.resume && tasks[0].sequence {
+		return usagef("a sequence of pictures cannot be resumed: its pictures are whole; use --start for those that are missing")
 	}
 	report.plan(tasks)
 
@@ -176,7 +180,7 @@ func (a *app) runTask(ctx context.Context, f *upscaleFlags, c *session, t *task,
 	var k *keeper
 	if t.canKeep() {
 		input := client.NewFingerprint(in.(io.ReadSeeker), t.size)
-		k = &keeper{file: file, input: input, before: client.FindInterrupted(t.out), cancel: cancel}
+		k = &keeper{file: file.(*client.File), input: input, before: client.FindInterrupted(t.out), cancel: cancel}
 		job.In = input
 		switch {
 		case k.before != nil && f.resume:
@@ -221,8 +225,11 @@ func patience(wait time.Duration) time.Duration {
 	return wait
 }
 
+// committer is a result that gets its name at the end.
+type committer interface{ Commit() error }
+
 // commit gives a result its name; nil is a stream, which has one.
-func commit(file *client.File) error {
+func commit(file committer) error {
 	if file == nil {
 		return nil
 	}
@@ -231,7 +238,7 @@ func commit(file *client.File) error {
 
 // openOutput opens what a task writes to; file is nil for a stream. The caller calls closeOut in the end, whose only effect on a
 // file that has been committed or left is none.
-func (a *app) openOutput(t *task, overwrite bool) (out *client.Output, file *client.File, closeOut func(), err error) {
+func (a *app) openOutput(t *task, overwrite bool) (out *client.Output, file committer, closeOut func(), err error) {
 	if t.out == standard {
 		return client.ToStream(a.stdout), nil, func() {}, nil
 	}
@@ -245,12 +252,19 @@ func (a *app) openOutput(t *task, overwrite bool) (out *client.Output, file *cli
 	if err := os.MkdirAll(filepath.Dir(t.out), 0o777); err != nil { //nolint:gosec // the umask decides
 		return nil, nil, nil, fmt.Errorf("make the output's folder: %w", err)
 	}
-	file, err = client.CreateFile(t.out, overwrite)
+	if t.sequence {
+		s, err := client.NewSequence(t.out, overwrite)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return client.ToFiles(s.Next), s, s.Abort, nil
+	}
+	growing, err := client.CreateFile(t.out, overwrite)
 	if errors.Is(err, fs.ErrExist) {
 		err = errExists(t.out)
 	}
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return client.ToFile(file), file, file.Abort, nil
+	return client.ToFile(growing), growing, growing.Abort, nil
 }

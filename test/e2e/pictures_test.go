@@ -265,3 +265,35 @@ func TestAnimations(t *testing.T) {
 		})
 	}
 }
+
+// TestSequence writes every picture of a part of a video that was filmed upright.
+func TestSequence(t *testing.T) {
+	s := startServer(t)
+	dir := t.TempDir()
+	plain, in := filepath.Join(dir, "plain.mp4"), filepath.Join(dir, "in.mp4")
+	ffmpeg(t, "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=10", "-f", "lavfi", "-i", "sine", "-t", "3", "-c:v", "libx264", "-bf", "2", plain)
+	if _, _, code := run(t, nil, "ffmpeg", "-v", "error", "-y", "-display_rotation", "90", "-i", plain, "-c", "copy", in); code != 0 {
+		ffmpeg(t, "-v", "error", "-i", plain, "-c", "copy", "-metadata:s:v", "rotate=90", in) // before ffmpeg 6
+	}
+
+	pattern := filepath.Join(dir, "frames", "picture-%03d.png")
+	upscale(t, in, "-o", pattern, "--start", "1", "--duration", "1.2", "--server", s.addr)
+	names, _ := filepath.Glob(filepath.Join(dir, "frames", "*"))
+	if len(names) != 12 || filepath.Base(names[0]) != "picture-001.png" || filepath.Base(names[11]) != "picture-012.png" {
+		t.Fatalf("the files are %v, want picture-001.png to picture-012.png", names)
+	}
+	if v := probe(t, names[0]).Streams[0]; v.Width != 128 || v.Height != 192 {
+		t.Errorf("the pictures have %dx%d pixels, want 128x192", v.Width, v.Height)
+	}
+	// The same as single pictures at those times.
+	for i, at := range map[int]string{0: "1", 7: "1.7", 11: "2.1"} {
+		single := filepath.Join(dir, "single"+at+".png")
+		upscale(t, in, "-o", single, "--start", at, "--server", s.addr)
+		if !bytes.Equal(read(t, single), read(t, names[i])) {
+			t.Errorf("picture %d is not the one at %s s", i+1, at)
+		}
+	}
+	if _, stderr, code := client(t, "upscale", in, "-o", pattern, "--server", s.addr); code != 1 || !strings.Contains(stderr, "picture-001.png exists") {
+		t.Errorf("a second time: exit code %d, stderr %q", code, stderr)
+	}
+}
