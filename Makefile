@@ -59,9 +59,8 @@ bench: build ## Measure frames per second end to end and of the engine alone
 	@scripts/bench.sh
 
 .PHONY: bench-engines
-bench-engines: build ## Measure the CPU engines against each other on the same models and frame
-	@. scripts/env.sh
-	go run ./bench/engines
+bench-engines: build ## Measure the CPU engines, and OpenVINO and ncnn, on the same models and frame; writes docs/engines.md
+	@scripts/bench-engines.sh
 
 .PHONY: clean
 clean: ## Remove what was built here (the cache folder stays)

@@ -1,7 +1,10 @@
 // Command engines measures the CPU engines against each other on the same models and the same frame: one thread each, taking
-// turns, so that a busy machine is unfair to all alike. It prints a Markdown table.
+// turns, so that a busy machine is unfair to all alike. It prints a page of Markdown.
 //
 //	go run ./bench/engines -width 640 -height 360 -rounds 9
+//
+// With -peers PYTHON it measures OpenVINO and ncnn too, in a Python that has the packages of requirements.txt; `make
+// bench-engines` makes one and writes docs/engines.md.
 package main
 
 /*
@@ -14,6 +17,7 @@ import (
 	"bufio"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -32,49 +36,51 @@ import (
 
 // entry is one engine with one model.
 type entry struct {
-	name  string
-	macs  int64 // multiply-adds a pixel; 0: not known
-	run   func() error
-	times []time.Duration
+	model, engine string
+	result        []byte // luma, once it ran
+	run           func() (time.Duration, error)
+	times         []time.Duration
 }
+
+func (e *entry) median() time.Duration { return e.times[len(e.times)/2] }
 
 func main() {
 	width := flag.Int("width", 640, "frame width")
 	height := flag.Int("height", 360, "frame height")
 	rounds := flag.Int("rounds", 9, "turns each engine gets")
 	only := flag.String("models", "", "only models whose name contains this")
+	python := flag.String("peers", "", "a Python that has the packages of requirements.txt; empty: no peers")
+	out := flag.String("out", "", "file to write to; empty: standard output")
 	flag.Parse()
-	if err := bench(*width, *height, *rounds, *only); err != nil {
+	if err := bench(*width, *height, *rounds, *only, *python, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "engines:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(width, height, rounds int, only string) error {
+func bench(width, height, rounds int, only, python, out string) error {
 	runtime.LockOSThread() // what is measured is this thread's processor time
 	files, err := onnx.Catalog(models.FS)
 	if err != nil {
 		return err
 	}
+	files = slices.DeleteFunc(files, func(f sr.File) bool { return !strings.Contains(f.Name, only) })
 	ort, err := onnx.OpenCPU(onnx.CPUOptions{Workers: 1})
 	if err != nil {
 		return err
 	}
 	src := picture(width, height)
 	var entries []*entry
+	multiplyAdds := map[int]int64{} // a pixel, by scale: float32 and int8 are the same network
 	for _, f := range files {
-		if !strings.Contains(f.Name, only) {
-			continue
-		}
 		dst := frame.Plane{
 			Data: make([]byte, width*height*f.Scale*f.Scale), Stride: width * f.Scale,
 			Width: width * f.Scale, Height: height * f.Scale, Depth: 8,
 		}
 		if n, err := native.Load(f.Data); err == nil {
 			defer n.Close()
-			entries = append(entries, &entry{
-				name: f.Name + " | native " + n.Path(), macs: n.MultiplyAdds(), run: func() error { return n.Upscale(src, dst) },
-			})
+			multiplyAdds[f.Scale] = n.MultiplyAdds()
+			entries = append(entries, here(f.Name, "ours, "+n.Path(), dst, func(dst frame.Plane) error { return n.Upscale(src, dst) }))
 		}
 		net, err := ort.Open(f)
 		if err != nil {
@@ -86,22 +92,86 @@ func bench(width, height, rounds int, only string) error {
 			return err
 		}
 		defer batch.Close()
-		entries = append(entries, &entry{name: f.Name + " | " + ort.Name(), run: func() error {
+		entries = append(entries, here(f.Name, "ONNX Runtime "+onnx.Version(), dst, func(dst frame.Plane) error {
 			batch.Load(0, sr.Window{Src: src, Dst: dst})
 			err := batch.Infer(1)
 			batch.Store(0)
 			return err
-		}})
+		}))
 	}
+	var missing []string
+	if python != "" {
+		p, err := startPeers(python, src, files)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		missing = p.Missing
+		for i, e := range p.Engines {
+			result, err := os.ReadFile(e.Output)
+			if err != nil {
+				return err
+			}
+			entries = append(entries, &entry{model: e.Model, engine: e.Engine, result: result,
+				run: func() (time.Duration, error) { return p.run(i) }})
+		}
+	}
+	top, err := measure(entries, rounds)
+	if err != nil {
+		return err
+	}
+	var page strings.Builder
+	fmt.Fprintf(&page, "# The engines side by side\n\n")
+	fmt.Fprintf(&page, "%s, %s. Luma of %dx%d, one thread each, processor time, %d turns taken in rotation. Written by `make bench-engines`.\n\n",
+		processor(), time.Now().UTC().Format(time.DateOnly), width, height, rounds)
+	fmt.Fprintf(&page, "The processor time of a thread counts its own work only; beside it there was other work on the machine (load average %s on %d cores). "+
+		"Ours and ONNX Runtime turn 8-bit samples into their own and back within the time; OpenVINO and ncnn get and give float32.\n\n",
+		loadAverage(), runtime.NumCPU())
+	if top > 0 {
+		fmt.Fprintf(&page, "vpmaddwd and vpaddd alone, without memory: %.0f billion multiply-adds a second. A share above 100 %% is possible, as "+
+			"Winograd's algorithm saves multiply-adds that are counted.\n\n", top)
+	}
+	for _, f := range files {
+		table(&page, f, entries, float64(multiplyAdds[f.Scale])*float64(width*height)/1e9, top)
+	}
+	if len(missing) > 0 {
+		fmt.Fprintf(&page, "Not measured:\n\n")
+		for _, m := range missing {
+			fmt.Fprintf(&page, "- %s\n", m)
+		}
+	}
+	if out != "" {
+		err = os.WriteFile(out, []byte(page.String()), 0o644)
+	} else {
+		_, err = fmt.Print(page.String())
+	}
+	if err != nil {
+		return err
+	}
+	return ort.Close()
+}
+
+// here returns an entry that runs in this program, on this thread.
+func here(model, engine string, dst frame.Plane, run func(dst frame.Plane) error) *entry {
+	dst.Data = make([]byte, len(dst.Data))
+	return &entry{model: model, engine: engine, result: dst.Data, run: func() (time.Duration, error) {
+		start := threadTime()
+		err := run(dst)
+		return threadTime() - start, err
+	}}
+}
+
+// measure gives each entry its turns and returns the instruction's own rate in billion multiply-adds a second, 0 if not known.
+func measure(entries []*entry, rounds int) (top float64, err error) {
 	var peak []float64
 	for round := range rounds + 1 {
 		for _, e := range entries {
-			start := threadTime()
-			if err := e.run(); err != nil {
-				return fmt.Errorf("%s: %w", e.name, err)
+			took, err := e.run()
+			if err != nil {
+				return 0, fmt.Errorf("%s with %s: %w", e.engine, e.model, err)
 			}
 			if round > 0 { // the first turn warms up
-				e.times = append(e.times, threadTime()-start)
+				e.times = append(e.times, took)
 			}
 		}
 		if cpu.X86.HasAVX2 {
@@ -110,29 +180,61 @@ func bench(width, height, rounds int, only string) error {
 			peak = append(peak, n/(threadTime()-start).Seconds()/1e9)
 		}
 	}
-	if len(peak) == 0 {
-		peak = []float64{0}
-	}
-	slices.Sort(peak)
-	top := peak[len(peak)/2]
-	fmt.Printf("%s, %dx%d, one thread each, processor time, median (least) of %d turns taken in rotation.\n", processor(), width, height, rounds)
-	fmt.Printf("vpmaddwd and vpaddd alone, without memory: %.0f billion multiply-adds a second.\n\n", top)
-	fmt.Println("| model | engine | ms a frame | least | billion multiply-adds a second | of the instruction's own rate |")
-	fmt.Println("|---|---|---|---|---|---|")
 	for _, e := range entries {
 		slices.Sort(e.times)
-		median := e.times[len(e.times)/2]
+	}
+	if len(peak) == 0 {
+		return 0, nil
+	}
+	slices.Sort(peak)
+	return peak[len(peak)/2], nil
+}
+
+// table writes what the engines did with one model. gmacs is what it takes in billion multiply-adds a frame, 0 if not known.
+func table(page io.Writer, f sr.File, entries []*entry, gmacs, top float64) {
+	var judge *entry
+	for _, e := range entries {
+		if e.model == f.Name && strings.HasPrefix(e.engine, "ONNX Runtime") {
+			judge = e
+		}
+	}
+	fmt.Fprintf(page, "## %s (%s)\n\n", f.Name, f.Precision)
+	fmt.Fprintln(page, "| engine | ms a frame (median) | least | speed against ONNX Runtime | billion multiply-adds a second | of the instruction's own rate | samples unlike ONNX Runtime's |")
+	fmt.Fprintln(page, "|---|---|---|---|---|---|---|")
+	for _, e := range entries {
+		if e.model != f.Name {
+			continue
+		}
 		rate, share := "", ""
-		if e.macs > 0 {
-			gmacs := float64(e.macs) * float64(width*height) / median.Seconds() / 1e9
-			rate = fmt.Sprintf("%.0f", gmacs)
-			if top > 0 { // above 100 % where Winograd's algorithm saves multiply-adds that are counted
-				share = fmt.Sprintf("%.0f %%", 100*gmacs/top)
+		if gmacs > 0 {
+			r := gmacs / e.median().Seconds()
+			rate = fmt.Sprintf("%.0f", r)
+			if top > 0 && strings.HasPrefix(f.Precision, "int8") { // the instruction is an integer one
+				share = fmt.Sprintf("%.0f %%", 100*r/top)
 			}
 		}
-		fmt.Printf("| %s | %.1f | %.1f | %s | %s |\n", e.name, ms(median), ms(e.times[0]), rate, share)
+		fmt.Fprintf(page, "| %s | %.1f | %.1f | %.2f | %s | %s | %s |\n", e.engine, ms(e.median()), ms(e.times[0]),
+			judge.median().Seconds()/e.median().Seconds(), rate, share, differences(e.result, judge.result))
 	}
-	return ort.Close()
+	fmt.Fprintln(page)
+}
+
+// differences tells how many samples differ, and by how much at most.
+func differences(a, b []byte) string {
+	if len(a) != len(b) {
+		return "another size"
+	}
+	count, most := 0, 0
+	for i := range a {
+		if d := int(a[i]) - int(b[i]); d != 0 {
+			count++
+			most = max(most, d, -d)
+		}
+	}
+	if count == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%.2g %%, by at most %d", 100*float64(count)/float64(len(a)), most)
 }
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1e3 }
@@ -158,6 +260,16 @@ func picture(width, height int) frame.Plane {
 		p.Data[i] = byte(v + i*i%7)
 	}
 	return p
+}
+
+// loadAverage returns how many threads wanted to run over the last minute.
+func loadAverage() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	return first
 }
 
 // processor returns the processor's name and what instructions it has that matter here.
