@@ -86,8 +86,8 @@ if said=$("$venv/bin/python" frames.py "$work/float.npy" "$work/no.npy" "unix:$w
 fi
 # A camera: what comes back can be played, and is what the server said.
 said=$("$venv/bin/python" live.py "$work/live.ts" "unix:$work/sr.sock" 2 2>&1 | tail -n 1)
-encoded=$(sed -n 's/^\([0-9]*\) of 50 frames.*/\1/p' <<<"$said")
+encoded=$(sed -n 's/^\([0-9]*\) of [0-9]* frames.*/\1/p' <<<"$said")
 got=$(ffprobe -v error -select_streams v -count_packets -show_entries stream=width,height,nb_read_packets -of csv=p=0 "$work/live.ts" | sort -u | grep .)
-[ -n "$encoded" ] && [ "$encoded" -ge 20 ] || fail "live.py says: $said"
+[ -n "$encoded" ] && [ "$encoded" -ge 8 ] || fail "live.py says: $said"
 [ "$got" = "640,360,$encoded" ] || fail "the live result holds $got, and live.py says: $said"
 echo "python example: passed"

@@ -24,7 +24,7 @@ func TestLiveExample(t *testing.T) {
 		t.Fatalf("exit code %d:\n%s", code, stderr)
 	}
 	encoded, err := strconv.Atoi(m[1])
-	if err != nil || m[2] != "75" || encoded < 25 { // a slow machine may drop frames
+	if err != nil || encoded < 10 { // 75 come, and a slow machine drops some
 		t.Errorf("the example says %q", m[0])
 	}
 	if got := len(framePTS(t, target)); got != encoded {
@@ -33,8 +33,8 @@ func TestLiveExample(t *testing.T) {
 	if p := probe(t, target); len(p.Streams) != 2 || p.Streams[0].Width != 640 || p.Streams[0].Height != 360 || p.Streams[1].Codec != "aac" {
 		t.Errorf("streams %+v, want 640x360 and the tone", p.Streams)
 	}
-	if !regexp.MustCompile(`(?m)fps in, .* ms behind, \d+ frames dropped$`).MatchString(stderr) {
-		t.Errorf("no progress was told:\n%s", stderr)
+	if !regexp.MustCompile(`(?m)^(lmswn-\S+|bicubic): [\d.]+ fps in, .* ms behind, \d+ frames dropped$`).MatchString(stderr) {
+		t.Errorf("the progress of a live job was not told:\n%s", stderr)
 	}
 
 	_, stderr, code = run(t, nil, bin, "-server", "unix:"+filepath.Join(t.TempDir(), "none"), "-o", target, "-seconds", "3")
