@@ -267,6 +267,7 @@ type rtmpPublisher struct {
 	w      *gortmplib.Writer
 	tracks []format.Format
 	ended  chan struct{} // closed when reading has ended
+	why    error         // by which it has ended
 }
 
 func publishRTMP(ctx context.Context, c *conn, tracks []format.Format) (publisher, error) {
@@ -279,7 +280,7 @@ func publishRTMP(ctx context.Context, c *conn, tracks []format.Format) (publishe
 		defer close(p.ended)
 		defer rc.Close()
 		for {
-			if _, err := rc.Read(); err != nil {
+			if _, p.why = rc.Read(); p.why != nil {
 				return
 			}
 		}
@@ -292,6 +293,15 @@ func publishRTMP(ctx context.Context, c *conn, tracks []format.Format) (publishe
 }
 
 func (p *rtmpPublisher) send(_ context.Context, s sample) error {
+	err := p.write(s)
+	if errors.Is(err, net.ErrClosed) {
+		<-p.ended
+		return p.why
+	}
+	return err
+}
+
+func (p *rtmpPublisher) write(s sample) error {
 	pts, dts := duration(s.pts), duration(s.dts)
 	switch f := p.tracks[s.track].(type) {
 	case *format.H264:

@@ -24,7 +24,7 @@ func rtspClient(c *conn) *gortsplib.Client {
 	client := &gortsplib.Client{
 		Scheme: c.scheme, Host: c.hostport(), Protocol: &protocol, UserAgent: "video-upscaler",
 		ReadTimeout: max(connectTimeout/2, c.silence+5*time.Second), WriteTimeout: c.silence,
-		WriteQueueSize: 4096, // packets of 1.4 kB: a key frame of 4K video
+		WriteQueueSize: 512, // packets of 1.4 kB, beside the sink's own buffer
 		ListenPacket: func(string, string) (net.PacketConn, error) {
 			return nil, errors.New("UDP is not used")
 		},
@@ -255,7 +255,7 @@ func (p *rtspPublisher) send(ctx context.Context, s sample) error {
 				}
 				break
 			}
-			// The queue holds a key frame and the connection takes it slowly. It ends by its own timeout when it takes nothing.
+			// The connection takes it slowly. It ends by its own timeout when it takes nothing.
 			if !wait(ctx, 5*time.Millisecond) {
 				return context.Cause(ctx)
 			}

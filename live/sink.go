@@ -111,8 +111,10 @@ func (s *sink) run(ctx context.Context) {
 	defer close(s.done)
 	defer s.cancel(nil)
 	pause, connections := Backoff(), int64(0)
-	for {
-		s.queue.restart()
+	for again := false; ; again = true {
+		if again {
+			s.queue.restart()
+		}
 		err := s.push(ctx, s.conn, s.queue, func() {
 			if connections++; connections > 1 {
 				s.reconnects.Add(1)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -93,6 +94,10 @@ func (c *conn) explain(err error) error {
 		return fmt.Errorf("%s has ended the connection", c)
 	case errors.Is(err, errClosed), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	}
+	var get *url.Error
+	if errors.As(err, &get) { // it tells the whole address, with tokens
+		return fmt.Errorf("%s: getting %s: %w", c, withoutSecrets(get.URL), get.Err)
 	}
 	return fmt.Errorf("%s: %w", c, err)
 }

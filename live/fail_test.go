@@ -1,0 +1,351 @@
+package live_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"upscaler/live"
+)
+
+var serverSchemes = []string{"srt", "rtsp", "rtmp"}
+
+// ends reads a source until it ends and returns why. It fails when that takes longer than patience.
+func ends(t *testing.T, s live.Source) error {
+	t.Helper()
+	late := time.AfterFunc(patience, func() { s.Close() })
+	_, err := io.Copy(io.Discard, s)
+	if !late.Stop() {
+		t.Errorf("still open after %s", patience)
+	}
+	return err
+}
+
+// TestServerDies kills a server, which sources notice and which sinks survive.
+func TestServerDies(t *testing.T) {
+	t.Parallel()
+	m := startMediamtx(t)
+	feed(t, m.address("rtsp", "in", true))
+	m.ready("in")
+	sources, sinks := map[string]live.Source{}, map[string]live.Sink{}
+	for _, scheme := range serverSchemes {
+		sources[scheme] = open(t, loopback(t), m.address(scheme, "in", false))
+		record(t, sources[scheme], 0)
+		sinks[scheme] = sink(t, loopback(t), m.address(scheme, "out-"+scheme, true))
+		stream(t, sinks[scheme])
+	}
+	for _, scheme := range serverSchemes {
+		m.ready("out-" + scheme)
+	}
+	m.kill()
+	for _, scheme := range serverSchemes {
+		var silent *live.SilentError
+		if err := ends(t, sources[scheme]); err == nil || errors.As(err, &silent) {
+			t.Errorf("%s ended with %v", scheme, err)
+		}
+		until(t, scheme+" sink notices", func() bool { return !sinks[scheme].Stats().Connected })
+		if _, err := sources[scheme].Read(make([]byte, 1)); err == nil {
+			t.Errorf("%s can be read after its end", scheme)
+		}
+	}
+	m.start()
+	for _, scheme := range serverSchemes {
+		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
+			m.ready("out-" + scheme)
+			until(t, "it is connected again", func() bool { return sinks[scheme].Stats().Connected })
+			from := open(t, loopback(t), m.address("srt", "out-"+scheme, false))
+			compare(t, record(t, from, time.Second), expected{frames: 10, tolerance: 90, skew: 1000 * 90})
+			if stats := sinks[scheme].Stats(); stats.Reconnects != 1 || stats.DroppedFrames == 0 {
+				t.Errorf("%+v", stats)
+			}
+		})
+	}
+}
+
+// TestSilentServer stops a server in a way that leaves its connections open.
+func TestSilentServer(t *testing.T) {
+	t.Parallel()
+	m := startMediamtx(t)
+	feed(t, m.address("srt", "in", true))
+	m.ready("in")
+	n := loopback(t)
+	n.Silence = 700 * time.Millisecond
+	var all sync.WaitGroup
+	for _, scheme := range serverSchemes {
+		s := open(t, n, m.address(scheme, "in", false))
+		record(t, s, 0)
+		all.Go(func() {
+			var silent *live.SilentError
+			if err := ends(t, s); !errors.As(err, &silent) || silent.After != n.Silence {
+				t.Errorf("%s ended with %v", scheme, err)
+			}
+		})
+	}
+	_ = m.command.Process.Signal(syscall.SIGSTOP)
+	all.Wait()
+}
+
+func TestSilentUDP(t *testing.T) {
+	t.Parallel()
+	n := loopback(t)
+	n.Silence = 50 * time.Millisecond
+	var silent *live.SilentError
+	if err := ends(t, open(t, n, fmt.Sprintf("udp://127.0.0.1:%d", freePort(t)))); !errors.As(err, &silent) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// valve passes TCP connections on to a port of this machine, until it is shut and nothing is read any more.
+type valve struct {
+	port   int
+	mu     sync.Mutex // held while shut
+	isShut bool
+}
+
+func (v *valve) shut() {
+	v.mu.Lock()
+	v.isShut = true
+}
+
+func (v *valve) open() {
+	if v.isShut {
+		v.isShut = false
+		v.mu.Unlock()
+	}
+}
+
+func startValve(t *testing.T, to int) *valve {
+	t.Helper()
+	// Left alone, Linux would hold some megabytes on this side.
+	small := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) })
+	}}
+	l, err := small.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &valve{port: l.Addr().(*net.TCPAddr).Port}
+	var done sync.WaitGroup
+	pass := func(to, from net.Conn) {
+		defer to.Close()
+		buf := make([]byte, 16<<10)
+		for {
+			n, err := from.Read(buf)
+			v.mu.Lock()
+			v.mu.Unlock() //nolint:staticcheck // only waits
+			if err != nil {
+				return
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	done.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", to))
+			if err != nil {
+				in.Close()
+				continue
+			}
+			done.Go(func() { pass(out, in) })
+			done.Go(func() { pass(in, out) })
+		}
+	})
+	t.Cleanup(func() {
+		v.open()
+		l.Close()
+		done.Wait()
+	})
+	return v
+}
+
+// TestSlowSink has a connection that takes nothing for a while and then goes on.
+func TestSlowSink(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
+	ts, err := ffmpeg(nil, "-i", theClip(t), "-c", "copy", "-f", "mpegts", "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, scheme := range []string{"rtmp", "rtsp"} {
+		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
+			m := startMediamtx(t)
+			direct := map[string]int{"rtmp": m.rtmp, "rtsp": m.rtsp}[scheme]
+			v := startValve(t, direct)
+			n := loopback(t)
+			n.SinkBuffer = 1 << 20
+			n.Silence = time.Minute // what is slow is not gone
+			to := sink(t, n, fmt.Sprintf("%s://127.0.0.1:%d/live/out", scheme, v.port))
+			// send writes a part of the clip, so many times as fast as it is to be shown.
+			send := func(from, until float64, speed float64) {
+				part := ts[int(from*float64(len(ts)))/188*188 : int(until*float64(len(ts)))/188*188]
+				const steps = 100
+				for i := range steps {
+					start := time.Now()
+					if _, err := to.Write(part[i*len(part)/steps : (i+1)*len(part)/steps]); err != nil {
+						t.Fatal(err)
+					}
+					if d := time.Since(start); d > 500*time.Millisecond {
+						t.Errorf("writing took %s", d)
+					}
+					if stats := to.Stats(); stats.QueuedBytes > n.SinkBuffer {
+						t.Fatalf("%+v", stats)
+					}
+					time.Sleep(time.Duration((until - from) * 30 / steps / speed * float64(time.Second)))
+				}
+			}
+			send(0, 0.1, 4)
+			m.ready("live/out")
+			v.shut()
+			send(0.1, 0.8, 40)
+			blocked := to.Stats()
+			if blocked.DroppedFrames == 0 || !blocked.Connected {
+				t.Errorf("while nothing is taken: %+v", blocked)
+			}
+			v.open()
+			until(t, "what was held up is sent", func() bool { return to.Stats().QueuedBytes == 0 })
+			var recorded sync.WaitGroup
+			recorded.Go(func() {
+				from := open(t, loopback(t), m.address("rtmp", "live/out", false))
+				compare(t, record(t, from, time.Second), expected{frames: 10, tolerance: 90, skew: 1000 * 90, gaps: true})
+			})
+			send(0.8, 1, 2)
+			recorded.Wait()
+			after := to.Stats()
+			if after.Reconnects != 0 || after.DroppedFrames != blocked.DroppedFrames {
+				t.Errorf("after it went on: %+v", after)
+			}
+			t.Logf("while blocked %+v, then %+v", blocked, after)
+		})
+	}
+}
+
+// TestStuckSink has a connection that takes nothing for so long that it counts as gone.
+func TestStuckSink(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
+	ts, err := ffmpeg(nil, "-i", theClip(t), "-c", "copy", "-f", "mpegts", "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, scheme := range []string{"rtmp", "rtsp"} {
+		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
+			m := startMediamtx(t)
+			v := startValve(t, map[string]int{"rtmp": m.rtmp, "rtsp": m.rtsp}[scheme])
+			n := loopback(t)
+			n.Silence = 500 * time.Millisecond
+			to := sink(t, n, fmt.Sprintf("%s://127.0.0.1:%d/live/out", scheme, v.port))
+			written := 0
+			write := func() {
+				part := ts[written%100*len(ts)/100 : (written%100+1)*len(ts)/100]
+				if _, err := to.Write(part); err != nil {
+					t.Fatal(err)
+				}
+				written++
+			}
+			for written < 10 {
+				write()
+			}
+			m.ready("live/out")
+			v.shut()
+			until(t, "it counts as gone", func() bool {
+				write()
+				return !to.Stats().Connected
+			})
+			v.open()
+			stop := stream(t, to)
+			defer stop()
+			until(t, "it is connected again", func() bool { return to.Stats().Connected })
+			if stats := to.Stats(); stats.Reconnects == 0 {
+				t.Errorf("%+v", stats)
+			}
+		})
+	}
+}
+
+// TestClose interrupts whatever a source and a sink are doing.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	m := startMediamtx(t)
+	feed(t, m.address("rtsp", "in", true))
+	m.ready("in")
+	for _, scheme := range serverSchemes {
+		s := open(t, loopback(t), m.address(scheme, "in", false))
+		time.AfterFunc(50*time.Millisecond, func() { s.Close() })
+		if _, err := io.Copy(io.Discard, s); err == nil {
+			t.Errorf("%s: no error after Close", scheme)
+		}
+		ctx, cancel := context.WithCancelCause(context.Background())
+		s, err := loopback(t).OpenSource(ctx, m.address(scheme, "in", false), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		why := errors.New("enough")
+		time.AfterFunc(50*time.Millisecond, func() { cancel(why) })
+		if _, err := io.Copy(io.Discard, s); !errors.Is(err, why) {
+			t.Errorf("%s: %v after the context ended", scheme, err)
+		}
+		s.Close()
+		to := sink(t, loopback(t), m.address(scheme, "out-"+scheme, true))
+		stop := stream(t, to)
+		m.ready("out-" + scheme)
+		to.Close()
+		stop()
+		if _, err := to.Write([]byte("x")); err == nil {
+			t.Errorf("%s: written after Close", scheme)
+		}
+	}
+}
+
+// TestNobody connects to where nobody answers, one way or the other.
+func TestNobody(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	deaf, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	addresses := []string{fmt.Sprintf("srt://%s?streamid=x", deaf.LocalAddr())}
+	for _, scheme := range []string{"rtsp", "rtmp", "srt", "http"} {
+		addresses = append(addresses, fmt.Sprintf("%s://127.0.0.1:%d/x", scheme, freePort(t)))
+	}
+	var all sync.WaitGroup
+	for _, a := range addresses {
+		all.Go(func() {
+			start := time.Now()
+			if _, err := loopback(t).OpenSource(context.Background(), a, nil); err == nil {
+				t.Errorf("%s: no error", a)
+			} else {
+				t.Logf("%s: %s: %v", time.Since(start).Round(time.Millisecond), a, err)
+			}
+		})
+		all.Go(func() {
+			s, err := loopback(t).OpenSink(context.Background(), a, nil)
+			if err == nil {
+				s.Close()
+			}
+		})
+	}
+	all.Wait()
+	until(t, "nothing is left running", func() bool { return goleak.Find(before) == nil })
+}
