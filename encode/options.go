@@ -68,6 +68,9 @@ type Options struct {
 	Threads int         // of the encoder; 0 means one per processor
 	Notify  notice.Func // what turns up after the plan; may be nil
 	Live    *Live       // of a running stream; nil for a file
+	// Compare shows each picture twice, with a thin line between: enlarged by bicubic interpolation on the left, with the luma it is
+	// given on the right, as seen once turned.
+	Compare bool
 	// Kept is the video of an interrupted output to go on with; nil begins a new one.
 	Kept Kept
 }

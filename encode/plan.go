@@ -46,6 +46,7 @@ type Layout struct {
 	composed  frame.Format // of the complete upscaled picture: working, or close to it without conversion
 	target    frame.Format // the encoder's; of a still encoder, before the picture becomes packed
 	pixels    astiav.PixelFormat
+	compare   *comparison    // nil for a picture alone
 	turn      av.Orientation // of a still picture; all else says in its headers how it is to be turned
 	streams   []int          // output index of each input stream, -1 for none
 }
@@ -68,6 +69,11 @@ func Plan(m *av.Media, o Options) (*Layout, error) {
 	}
 	if err := l.choosePixels(m); err != nil {
 		return nil, err
+	}
+	if o.Compare {
+		if err := l.double(m.Orientation()); err != nil {
+			return nil, err
+		}
 	}
 	var err error
 	if l.settings, err = l.encoder.settle(o); err != nil {

@@ -35,6 +35,7 @@ type video struct {
 	frame  *astiav.Frame // in the encoder's pixel format
 	work   *astiav.Frame // in the composed format, when that is another one
 	planes *av.PlaneScaler
+	luma   *av.LumaScaler // of the bicubic picture to compare with, else nil
 	conv   *av.FormatConverter
 	still  *av.StillConverter // after all else, when the encoder stores a still picture
 	packet *astiav.Packet
@@ -91,6 +92,11 @@ func openVideo(m *av.Media, plan *Layout, globalHeader bool, threads int) (_ *vi
 	scaled.Alpha = plan.composed.Alpha
 	if v.planes, err = av.NewPlaneScaler(scaled, m.Width, m.Height, plan.scale, m.Color.ChromaLocation); err != nil {
 		return nil, err
+	}
+	if plan.compare != nil {
+		if v.luma, err = av.NewLumaScaler(plan.working.Depth, m.Width, m.Height, plan.scale); err != nil {
+			return nil, err
+		}
 	}
 	if v.packet = av.AllocPacket(); v.packet == nil {
 		return nil, errors.New("no memory for a packet")
@@ -342,14 +348,11 @@ func (v *video) compose(f *frame.Frame, luma frame.Plane) error {
 	if err := v.planes.Scale(planes, &src); err != nil {
 		return err
 	}
-	av.CopyPlane(planes[0], luma)
-	for i := range plan.composed.Planes() {
-		if f.Format.Gray && (i == 1 || i == 2) {
-			fillNeutral(planes[i])
-			continue
-		}
-		pw, ph := plan.composed.PlaneSize(i, w, h)
-		pad(planes[i], pw, ph)
+	if c := plan.compare; c == nil {
+		av.CopyPlane(planes[0], luma)
+		v.finish(planes, f, w, h)
+	} else if err := v.compareWith(planes, f, luma); err != nil {
+		return err
 	}
 	if v.conv == nil {
 		return nil
@@ -362,6 +365,19 @@ func (v *video) compose(f *frame.Frame, luma frame.Plane) error {
 		widen(av.FramePlanes(v.frame, plan.target)[i], planes[i])
 	}
 	return nil
+}
+
+// finish completes planes whose first w x h pixels are set, but for gray's chroma.
+func (v *video) finish(planes [4]frame.Plane, f *frame.Frame, w, h int) {
+	composed := v.plan.composed
+	for i := range composed.Planes() {
+		if f.Format.Gray && (i == 1 || i == 2) {
+			fillNeutral(planes[i])
+			continue
+		}
+		pw, ph := composed.PlaneSize(i, w, h)
+		pad(planes[i], pw, ph)
+	}
 }
 
 // widen copies an alpha plane to a deeper one so that opaque stays opaque. The scaler only shifts values, which is right for
@@ -430,5 +446,6 @@ func (v *video) close() {
 	if v.planes != nil {
 		v.planes.Close()
 	}
-	v.codec, v.frame, v.work, v.packet, v.conv, v.still, v.planes = nil, nil, nil, nil, nil, nil, nil
+	v.luma.Close()
+	v.codec, v.frame, v.work, v.packet, v.conv, v.still, v.planes, v.luma = nil, nil, nil, nil, nil, nil, nil, nil
 }

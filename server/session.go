@@ -110,6 +110,7 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 	if _, known := upscalev1.Deinterlace_name[int32(s.start.GetDeinterlace())]; !known {
 		return nil, &protocolError{"start.deinterlace", "this way to deinterlace is not known to this server"}
 	}
+	options.Compare = s.start.GetCompare()
 	options.Threads, options.Notify = srv.cfg.CodecThreads, notify
 	spec, err := modelSpec(s.start)
 	if err != nil {

@@ -30,6 +30,7 @@ type task struct {
 	out       string // a path, or standard
 	container upscalev1.Container
 	sequence  bool // out is the pattern of the names of many pictures
+	preview   int  // how many samples are made in place of the whole; 0 for the whole
 	toStream  bool // out is written front to back: a pipe, a device
 	note      string
 	sent      atomic.Int64 // bytes of the input read so far, for the time before the server has anything to tell
@@ -67,6 +68,9 @@ func (t *task) name() string {
 func (t *task) outName() string {
 	if t.out == standard {
 		return "standard output"
+	}
+	if t.preview > 0 {
+		return previewBase(t.out) + ".preview-*"
 	}
 	return t.out
 }
@@ -241,6 +245,17 @@ func describeExtension(path string) string {
 // checkFiles finds what forbids a task: the output is the input, or exists and may not be overwritten.
 func (t *task) checkFiles(overwrite bool) error {
 	if t.toStream {
+		return nil
+	}
+	if t.preview > 0 {
+		for i := range t.preview {
+			picture, clip := t.previewNames(i + 1)
+			for _, name := range []string{picture, clip} {
+				if exists(name) && !overwrite {
+					return errExists(name)
+				}
+			}
+		}
 		return nil
 	}
 	if t.sequence {

@@ -23,6 +23,7 @@ type upscaleFlags struct {
 	overwrite    bool
 	skipExisting bool
 	resume       bool
+	preview      int
 	json         bool
 	wait         time.Duration
 }
@@ -41,6 +42,7 @@ A - as INPUT is standard input; as --output it is standard output.`,
   sr-client upscale in.mkv -o out.mkv --scale 4 --server gpu-box:50051
   sr-client upscale *.mp4 holiday/ -o upscaled/
   sr-client upscale in.ts --codec hevc --crf 20 --preset slow -o out.mp4
+  sr-client upscale film.mkv --preview 3
   sr-client upscale film.mkv --resume
   sr-client upscale film.mkv -o 'frames/%06d.png'
   sr-client upscale film.mkv --start 1:02:30 --duration 10 -o sample.mkv
@@ -58,7 +60,10 @@ A - as INPUT is standard input; as --output it is standard output.`,
 	flags.BoolVar(&f.resume, "resume", false, "go on where an interrupted run of the same command was; results that exist are left out")
 	flags.DurationVar(&f.wait, "wait", client.DefaultPatience, "how long to keep asking a server that is full")
 	flags.BoolVar(&f.json, "json", false, "tell what happens as JSON, one event a line, on standard output\n(on standard error when the video goes to standard output)")
+	flags.IntVar(&f.preview, "preview", 0, "upscale only `N` short samples spread over the video, each beside bicubic interpolation:\nvideo.preview-1.png and video.preview-1.mp4 of video.mp4, and so on")
 	cmd.MarkFlagsMutuallyExclusive("overwrite", "skip-existing")
+	cmd.MarkFlagsMutuallyExclusive("preview", "resume")
+	cmd.MarkFlagsMutuallyExclusive("preview", "skip-existing")
 	return cmd
 }
 
@@ -69,6 +74,9 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 	}
 	if args[0] == standard && isTerminal(a.stdin) {
 		return usagef("standard input is a terminal; pipe a video into it")
+	}
+	if f.preview < 0 || f.preview > maxPreviews || f.preview == 0 && f.command.Flags().Changed("preview") {
+		return usagef("--preview must be from 1 to %d", maxPreviews)
 	}
 	// Before a server is bothered or started, find what cannot work. The scale may be a wrong one yet, and with it some names.
 	if _, err := planTasks(args, f.output, &f.settings, isTerminal(a.stdout)); err != nil {
@@ -105,6 +113,11 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 	if f.resume && tasks[0].sequence {
 		return usagef("a sequence of pictures cannot be resumed: its pictures are whole; use --start for those that are missing")
 	}
+	for _, t := range tasks {
+		if t.preview = f.preview; f.preview > 0 && (t.in == standard || t.size == 0 || t.toStream || t.sequence || t.container == upscalev1.Container_CONTAINER_PNG) {
+			return usagef("--preview makes videos and pictures of a video in a file; %s is none, or its result is none", t.name())
+		}
+	}
 	report.plan(tasks)
 
 	var failed []error
@@ -119,7 +132,9 @@ func (a *app) upscale(ctx context.Context, f *upscaleFlags, args []string) error
 			err = connect()
 		}
 		var done *result
-		if err == nil {
+		if err == nil && t.preview > 0 {
+			done, err = a.runPreview(ctx, f, server, t, report)
+		} else if err == nil {
 			done, err = a.runTask(ctx, f, server, t, report)
 		}
 		if err != nil && ctx.Err() != nil {

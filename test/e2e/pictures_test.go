@@ -297,3 +297,37 @@ func TestSequence(t *testing.T) {
 		t.Errorf("a second time: exit code %d, stderr %q", code, stderr)
 	}
 }
+
+// TestPreview makes two samples of a video.
+func TestPreview(t *testing.T) {
+	s := startServer(t)
+	dir := t.TempDir()
+	in := filepath.Join(dir, "video.mp4")
+	ffmpeg(t, "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=10", "-f", "lavfi", "-i", "sine", "-t", "8", "-c:v", "libx264", "-bf", "2", in)
+	upscale(t, in, "--preview", "2", "--server", s.addr)
+	names, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for i := range names {
+		names[i] = filepath.Base(names[i])
+	}
+	if want := []string{"video.mp4", "video.preview-1.mp4", "video.preview-1.png", "video.preview-2.mp4", "video.preview-2.png"}; !slices.Equal(names, want) {
+		t.Fatalf("the files are %v, want %v", names, want)
+	}
+	for _, name := range names[1:] {
+		frames := map[string]string{".mp4": "20", ".png": "1"}[filepath.Ext(name)]
+		if v := probe(t, filepath.Join(dir, name)).Streams[0]; v.Width != 384 || v.Height != 128 || v.Frames != frames {
+			t.Errorf("%s has %s frames of %dx%d, want %s of 384x128", name, v.Frames, v.Width, v.Height, frames)
+		}
+	}
+	// The first sample lies around 2 s.
+	single := filepath.Join(dir, "single.png")
+	upscale(t, in, "-o", single, "--start", "2", "--server", s.addr)
+	ours := filepath.Join(dir, "video.preview-1.png")
+	ffmpeg(t, "-v", "error", "-i", ours, "-vf", "crop=190:128:194:0", filepath.Join(dir, "right.png"))
+	ffmpeg(t, "-v", "error", "-i", single, "-vf", "crop=190:128:2:0", filepath.Join(dir, "whole.png"))
+	if a, b := decoded(t, filepath.Join(dir, "right.png")), decoded(t, filepath.Join(dir, "whole.png")); !slices.Equal(a, b) {
+		t.Error("the right half of the first sample's picture is not the upscaled picture at 2 s")
+	}
+	if _, stderr, code := client(t, "upscale", in, "--preview", "2", "--server", s.addr); code != 1 || !strings.Contains(stderr, "exists") {
+		t.Errorf("a second time: exit code %d, stderr %q", code, stderr)
+	}
+}
