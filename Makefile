@@ -43,6 +43,11 @@ fuzz: ## Decode damaged and hostile files for ten minutes (UPSCALER_FUZZ_TIME=1h
 	. scripts/env.sh
 	UPSCALER_FUZZ_TIME=$${UPSCALER_FUZZ_TIME:-10m} go test ./decode -run TestHostileInputs -count 1 -timeout 0 -v
 
+.PHONY: sanitize
+sanitize: ## Test the CPU kernels under the address and undefined-behaviour sanitizers
+	@scripts/packages.sh test
+	sr/native/sanitize.sh
+
 .PHONY: lint
 lint: ## golangci-lint, buf lint, generated code fresh
 	@scripts/lint.sh

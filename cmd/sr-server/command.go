@@ -163,7 +163,7 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 	if err != nil {
 		return nil, err
 	}
-	cpu, err := f.cpuEngine()
+	cpu, err := f.cpuEngine(log)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 }
 
 // cpuEngine returns the engine that --engine names. The native kernels know int8 models only and leave others to ONNX Runtime.
-func (f *flags) cpuEngine() (sr.Engine, error) {
+func (f *flags) cpuEngine(log *slog.Logger) (sr.Engine, error) {
 	if f.engine == "native" {
 		return native.NewEngine(native.Options{Workers: f.cpuWorkers}), nil
 	}
@@ -191,7 +191,9 @@ func (f *flags) cpuEngine() (sr.Engine, error) {
 	}
 	switch f.engine {
 	case "auto":
-		return native.NewEngine(native.Options{Workers: f.cpuWorkers, Other: portable}), nil
+		return native.NewEngine(native.Options{Workers: f.cpuWorkers, Other: portable, Refused: func(m sr.File, why error) {
+			log.Info("model left to another engine", "model", m.Name, "precision", m.Precision, "engine", portable.Name(), "why", why)
+		}}), nil
 	case "onnx":
 		return portable, nil
 	}

@@ -16,20 +16,26 @@ type Options struct {
 	// Other runs the models that this package cannot: float32 ones, say. Its device must be the CPU; the Engine closes it. nil:
 	// such models are an *UnsupportedError.
 	Other sr.Engine
+	// Refused, when set, is told of a model that goes to Other, and why: once for each, as a model is opened once.
+	Refused func(f sr.File, why error)
 }
 
 // Engine runs quantized networks in this package's kernels and hands others on. It implements sr.Engine for the CPU.
 type Engine struct {
 	workers int
 	other   sr.Engine
+	refused func(sr.File, error)
 }
+
+// errNotInt8 is why float models are refused, in fewer words than the first node that is not as it should be.
+var errNotInt8 = errors.New("it is not quantized to int8")
 
 // NewEngine returns an engine; it takes over o.Other.
 func NewEngine(o Options) *Engine {
 	if o.Workers <= 0 {
 		o.Workers = goruntime.GOMAXPROCS(0)
 	}
-	return &Engine{o.Workers, o.Other}
+	return &Engine{o.Workers, o.Other, o.Refused}
 }
 
 // Device returns sr.CPU.
@@ -57,6 +63,13 @@ func (e *Engine) Open(f sr.File) (sr.Network, error) {
 	n, err := Load(f.Data)
 	var unsupported *UnsupportedError
 	if errors.As(err, &unsupported) && e.other != nil {
+		if e.refused != nil {
+			why := unsupported.Err
+			if !strings.HasPrefix(f.Precision, "int8") {
+				why = errNotInt8
+			}
+			e.refused(f, why)
+		}
 		return e.other.Open(f)
 	}
 	if err != nil {

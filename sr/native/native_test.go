@@ -213,7 +213,8 @@ func TestEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := NewEngine(Options{Workers: 2, Other: other})
+	refused := map[string]error{}
+	e := NewEngine(Options{Workers: 2, Other: other, Refused: func(f sr.File, why error) { refused[f.Name] = why }})
 	defer func() {
 		if err := e.Close(); err != nil {
 			t.Error(err)
@@ -230,10 +231,16 @@ func TestEngine(t *testing.T) {
 			testWindows(t, l)
 		} else {
 			handed++
+			if refused[f.Name] == nil {
+				t.Errorf("%s was handed on and nobody was told why", f.Name)
+			}
 		}
 		if err := net.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+	if len(refused) != handed {
+		t.Errorf("%d models were refused, %d handed on", len(refused), handed)
 	}
 	if native == 0 || handed == 0 {
 		t.Errorf("%d models ran here, %d were handed on; want some of each", native, handed)
