@@ -33,6 +33,7 @@ type demuxer struct {
 	tracks  []format.Format
 	leftOut int // tracks of other formats
 	clock   mpegts.TimeDecoder
+	zero    int64 // what clock says at the first video frame, or at the first sample where there is no video
 	ready   []sample
 }
 
@@ -77,7 +78,16 @@ func openDemuxer(ctx context.Context, q *gops) (*demuxer, error) {
 		return nil, errNothingToSend
 	}
 	d.leftOut = len(d.r.Tracks()) - len(d.tracks)
-	return d, d.gather()
+	if err := d.gather(); err != nil {
+		return nil, err
+	}
+	for _, s := range d.ready {
+		if isVideo(d.tracks[s.track]) {
+			d.zero = s.dts
+			break
+		}
+	}
+	return d, nil
 }
 
 var errNothingToSend = errors.New("the stream has no track of H.264, HEVC, AAC, Opus, MP3 or AC-3, which are what can be sent there")
@@ -99,6 +109,7 @@ func (d *demuxer) next() (sample, error) {
 	}
 	s := d.ready[0]
 	d.ready = d.ready[1:]
+	s.pts, s.dts = s.pts-d.zero, s.dts-d.zero
 	return s, nil
 }
 

@@ -193,12 +193,44 @@ type rtspPublisher struct {
 	tracks []rtspTrack
 	start  time.Time
 	stop   func() bool
+
+	lead int // the track that begins: the video, if there is one
+	last struct {
+		pts int64
+		at  time.Time
+	} // sample of that track
+}
+
+// maxBegin is the longest that the first sample of a track is held back.
+const maxBegin = time.Second
+
+// begin makes each track begin at its time beside the leading one. Media servers, mediamtx among them, take a track's time from when
+// its first packet comes after one of the other track, and so the sound would be off by as much as it comes early or late. What is
+// of before the beginning is left out.
+func (p *rtspPublisher) begin(ctx context.Context, track int, pts int64) (early bool, err error) {
+	if t := &p.tracks[track]; !t.begun {
+		if track != p.lead {
+			if !p.tracks[p.lead].begun || pts < p.last.pts {
+				return true, nil
+			}
+			due := p.last.at.Add(min(time.Duration(pts-p.last.pts)*time.Second/clock, maxBegin))
+			if !wait(ctx, time.Until(due)) {
+				return false, context.Cause(ctx)
+			}
+		}
+		t.begun = true
+	}
+	if track == p.lead {
+		p.last.pts, p.last.at = pts, time.Now()
+	}
+	return false, nil
 }
 
 type rtspTrack struct {
 	media  *description.Media
 	rate   int64
 	encode func([][]byte) ([]*rtp.Packet, error)
+	begun  bool
 }
 
 func publishRTSP(ctx context.Context, c *conn, tracks []format.Format) (publisher, error) {
@@ -212,6 +244,7 @@ func publishRTSP(ctx context.Context, c *conn, tracks []format.Format) (publishe
 		t := rtspTrack{media: &description.Media{Type: description.MediaTypeAudio, Formats: []format.Format{f}}, rate: int64(f.ClockRate())}
 		if isVideo(f) {
 			t.media.Type = description.MediaTypeVideo
+			p.lead = len(p.tracks)
 		}
 		if t.encode, err = rtpEncoder(f); err != nil {
 			return nil, err
@@ -238,7 +271,10 @@ func publishRTSP(ctx context.Context, c *conn, tracks []format.Format) (publishe
 }
 
 func (p *rtspPublisher) send(ctx context.Context, s sample) error {
-	t := p.tracks[s.track]
+	if early, err := p.begin(ctx, s.track, s.pts); early || err != nil {
+		return err
+	}
+	t := &p.tracks[s.track]
 	packets, err := t.encode(s.data)
 	if err != nil {
 		return nil //nolint:nilerr // a frame that RTP cannot carry is left out
