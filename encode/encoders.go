@@ -122,8 +122,9 @@ var encoders = []*encoder{
 	{
 		codec: CodecFFV1, name: "ffv1", id: "ffv1", label: "FFV1",
 		memory: 160,
-		// Version 3 with slices and checksums, every frame a key frame: what archives ask for, and it can be seeked anywhere.
-		fixed: map[string]string{"level": "3", "slicecrc": "1", "slices": "4", "g": "1"},
+		// Version 3 with slices and checksums, every frame a key frame: what archives ask for, and it can be seeked anywhere. No
+		// number of slices means four, and more where four cannot be cut between the chroma samples of an odd size.
+		fixed: map[string]string{"level": "3", "slicecrc": "1", "slices": "0", "g": "1"},
 	},
 	{
 		codec: CodecPNG, name: "png", id: "png", label: "PNG",
