@@ -53,6 +53,7 @@ const (
 	DeinterlaceAuto Deinterlace = 0 // frames that say that they are interlaced
 	DeinterlaceOn   Deinterlace = 1 // every frame
 	DeinterlaceOff  Deinterlace = 2 // none
+	DeinterlaceFilm Deinterlace = 3 // undo 3:2 pulldown: four frames of five
 )
 
 // Options say how to decode an input.
@@ -66,8 +67,10 @@ type Options struct {
 	// Spool makes storage for an input that cannot be read front to back; nil means that such inputs are refused.
 	Spool       func() (Spool, error)
 	Deinterlace Deinterlace
-	Stills      bool // each picture becomes a still picture
-	Part        Part // what to hand out of the input; the zero Part is all of it
+	// FieldRate makes a frame of each field of what is deinterlaced, at twice the rate. Not with DeinterlaceFilm.
+	FieldRate bool
+	Stills    bool // each picture becomes a still picture
+	Part      Part // what to hand out of the input; the zero Part is all of it
 	// Live reads a running stream: little of it is looked at before it begins, and no frame waits in the decoder for others
 	// that only keep its threads busy.
 	Live bool

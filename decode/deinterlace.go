@@ -16,8 +16,9 @@ const (
 	minFieldsHeight = 4 << 1
 )
 
-// deinterlacer makes one progressive picture of each interlaced one by FFmpeg's bwdif filter. It is set up for one size and
-// pixel format. It holds one picture back, since it looks at the next one.
+// deinterlacer makes progressive pictures of interlaced ones by FFmpeg's filters: one of each, or of each field, by bwdif; or those
+// of the film by fieldmatch and decimate, with bwdif for what does not match. It is set up for one size and pixel format. It
+// holds pictures back, since it looks at the next ones.
 type deinterlacer struct {
 	width, height int
 	format        astiav.PixelFormat
@@ -26,12 +27,48 @@ type deinterlacer struct {
 	in    *astiav.BuffersrcFilterContext
 	out   *astiav.BuffersinkFilterContext
 	frame *astiav.Frame
-	scale int64 // units of the filter's output time base in one of the input's: bwdif halves the time base when it can
+	to    astiav.Rational // the time base handed out
 }
 
-// newDeinterlacer sets up a deinterlacer for pictures like p with presentation times in tb. With all, pictures that do not say
-// that they are interlaced are treated as such, too.
-func newDeinterlacer(p av.Picture, tb media.Rational, all bool, threads int) (_ *deinterlacer, err error) {
+// fieldsOf says what a deinterlacer is to do.
+type fieldsOf struct {
+	mode      Deinterlace
+	fieldRate bool
+	timeBase  media.Rational // of the pictures that come
+	out       media.Rational // of those that go
+	rate      media.Rational // of the pictures that come, in frames a second
+	threads   int
+}
+
+// graph returns the filters. With DeinterlaceOn, pictures that do not say that they are interlaced are treated as such, too.
+func (o fieldsOf) graph() string {
+	which, rate := "interlaced", "send_frame"
+	if o.mode == DeinterlaceFilm {
+		return "fieldmatch,bwdif=mode=send_frame:deint=interlaced,decimate"
+	}
+	if o.mode == DeinterlaceOn {
+		which = "all"
+	}
+	if o.fieldRate {
+		rate = "send_field"
+	}
+	return "bwdif=mode=" + rate + ":parity=auto:deint=" + which
+}
+
+// unit returns how much finer than the stream's the time base of the frames is to be: fields lie half-way between frames, and the
+// frames of film at quarters of those of 60 fields a second.
+func (o Options) unit() int64 {
+	switch {
+	case o.Deinterlace == DeinterlaceFilm:
+		return 4
+	case o.FieldRate && o.Deinterlace != DeinterlaceOff:
+		return 2
+	}
+	return 1
+}
+
+// newDeinterlacer sets up a deinterlacer for pictures like p.
+func newDeinterlacer(p av.Picture, o fieldsOf) (_ *deinterlacer, err error) {
 	d := &deinterlacer{width: p.Width, height: p.Height, format: p.Format, graph: astiav.AllocFilterGraph(), frame: av.AllocFrame()}
 	if d.graph == nil || d.frame == nil {
 		return nil, errNoMemory
@@ -43,7 +80,7 @@ func newDeinterlacer(p av.Picture, tb media.Rational, all bool, threads int) (_ 
 			err = fmt.Errorf("setting up the deinterlacer: %w", err)
 		}
 	}()
-	d.graph.SetThreadCount(threads)
+	d.graph.SetThreadCount(o.threads)
 
 	params := astiav.AllocBuffersrcFilterContextParameters()
 	outputs, inputs := astiav.AllocFilterInOut(), astiav.AllocFilterInOut()
@@ -53,7 +90,10 @@ func newDeinterlacer(p av.Picture, tb media.Rational, all bool, threads int) (_ 
 	params.SetWidth(p.Width)
 	params.SetHeight(p.Height)
 	params.SetPixelFormat(p.Format)
-	params.SetTimeBase(av.AVRational(tb))
+	params.SetTimeBase(av.AVRational(o.timeBase))
+	if o.rate.Num > 0 && o.rate.Den > 0 {
+		params.SetFramerate(av.AVRational(o.rate))
+	}
 	params.SetColorSpace(astiav.ColorSpace(p.Color.Space))
 	params.SetColorRange(astiav.ColorRange(p.Color.Range))
 	if d.in, err = d.graph.NewBuffersrcFilterContext(astiav.FindFilterByName("buffer"), "in"); err != nil {
@@ -72,11 +112,7 @@ func newDeinterlacer(p av.Picture, tb media.Rational, all bool, threads int) (_ 
 	outputs.SetFilterContext(d.in.FilterContext())
 	inputs.SetName("out")
 	inputs.SetFilterContext(d.out.FilterContext())
-	which := "interlaced"
-	if all {
-		which = "all"
-	}
-	if err = d.graph.Parse("bwdif=mode=send_frame:parity=auto:deint="+which, inputs, outputs); err != nil {
+	if err = d.graph.Parse(o.graph(), inputs, outputs); err != nil {
 		return nil, err
 	}
 	if err = d.graph.Configure(); err != nil {
@@ -84,11 +120,9 @@ func newDeinterlacer(p av.Picture, tb media.Rational, all bool, threads int) (_ 
 	}
 	// A graph that had to insert a conversion would hand out another format than it takes.
 	if got := d.out.PixelFormat(); got != p.Format {
-		return nil, fmt.Errorf("bwdif does not take %s", av.PixelFormatName(p.Format))
+		return nil, fmt.Errorf("the filters do not take %s", av.PixelFormatName(p.Format))
 	}
-	if d.scale = int64(d.out.TimeBase().Den()) / int64(tb.Den); d.scale != 2 {
-		d.scale = 1
-	}
+	d.to = av.AVRational(o.out)
 	return d, nil
 }
 
@@ -110,7 +144,8 @@ func (d *deinterlacer) push(f *astiav.Frame, take func(f *astiav.Frame, pts, dur
 		if err != nil {
 			return fmt.Errorf("deinterlacing: %w", err)
 		}
-		err = take(d.frame, d.frame.Pts()/d.scale, av.Inspect(d.frame).Duration/d.scale)
+		from := d.out.TimeBase()
+		err = take(d.frame, astiav.RescaleQ(d.frame.Pts(), from, d.to), astiav.RescaleQ(av.Inspect(d.frame).Duration, from, d.to))
 		d.frame.Unref()
 		if err != nil {
 			return err

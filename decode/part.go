@@ -243,7 +243,7 @@ func (s *Source) partIsWhole() bool {
 		return true // whoever counts pictures wants nothing else
 	}
 	slack := astiav.RescaleQ(microseconds(partSlack), microsecondBase, c.timeBase)
-	if read := s.end[s.media.VideoIndex]; read != av.NoTimestamp && read-slack >= c.to {
+	if read := s.end[s.media.VideoIndex]; read != av.NoTimestamp && read*s.video.unit-slack >= c.to {
 		return true
 	}
 	for i, st := range s.media.Streams {

@@ -3,11 +3,13 @@ package decode
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
 	"upscaler/internal/av"
 	"upscaler/internal/frame"
+	"upscaler/internal/media"
 	"upscaler/internal/notice"
 
 	"github.com/asticode/go-astiav"
@@ -26,6 +28,7 @@ type video struct {
 	direct  bool               // the first picture's format is copied, not converted
 	source  astiav.PixelFormat // the first picture's format
 	convert av.Converter       // for pictures that differ from the first, and for formats without a planar layout
+	unit    int64              // of Media.VideoTimeBase in one of the stream's
 	fields  *deinterlacer      // nil until an interlaced picture has come
 
 	cannotDeinterlace bool
@@ -37,7 +40,11 @@ const maxFailures = 64
 
 func newVideo(s *Source) (*video, error) {
 	st := s.media.Video()
-	v := &video{s: s, crop: av.TakeCrop(st.Params)}
+	v := &video{s: s, crop: av.TakeCrop(st.Params), unit: 1}
+	if unit := s.opts.unit(); int64(st.TimeBase.Den)*unit <= math.MaxInt32 {
+		v.unit = unit
+		s.media.VideoTimeBase.Den = st.TimeBase.Den * int(unit)
+	}
 	codec := decoder(st)
 	if v.codec = astiav.AllocCodecContext(codec); v.codec == nil {
 		return nil, errNoMemory
@@ -183,7 +190,7 @@ func (v *video) take(f *astiav.Frame) error {
 		return err
 	}
 	if v.fields == nil {
-		return v.emit(f, pts, p.Duration)
+		return v.emit(f, pts*v.unit, p.Duration*v.unit)
 	}
 	f.SetPts(pts)
 	return v.fields.push(f, v.emit)
@@ -209,22 +216,47 @@ func (v *video) chooseDeinterlacer(p av.Picture) error {
 			return err
 		}
 	}
-	wanted := mode == DeinterlaceOn || mode == DeinterlaceAuto && p.Interlaced
+	wanted := mode == DeinterlaceOn || mode == DeinterlaceFilm || mode == DeinterlaceAuto && p.Interlaced
 	if v.fields != nil || !wanted || v.cannotDeinterlace || p.Width < minFieldsWidth || p.Height < minFieldsHeight {
 		return nil
 	}
-	fields, err := newDeinterlacer(p, v.s.media.VideoTimeBase, mode == DeinterlaceOn, v.s.opts.Threads)
+	st := v.s.media.Video()
+	fields, err := newDeinterlacer(p, fieldsOf{mode: mode, fieldRate: v.s.opts.FieldRate, timeBase: st.TimeBase, out: v.s.media.VideoTimeBase,
+		rate: st.AvgFrameRate, threads: v.s.opts.Threads})
 	if v.cannotDeinterlace = err != nil; v.cannotDeinterlace { // a pixel format that bwdif does not take
 		v.s.notify(notice.MetadataReduced, v.s.media.VideoIndex,
 			fmt.Sprintf("The video is interlaced, but its pixel format %s cannot be deinterlaced.", av.PixelFormatName(p.Format)))
 		return nil
 	}
 	v.fields = fields
-	v.s.notify(notice.Deinterlaced, v.s.media.VideoIndex, "The video is interlaced; it is deinterlaced, one frame for each frame.")
+	text := "The video is interlaced; it is deinterlaced, one frame for each frame."
+	switch {
+	case mode == DeinterlaceFilm:
+		text = "The video is taken for film in 60 fields a second; its frames are put together again, four of each five."
+		v.changeRate(4, 5)
+	case v.s.opts.FieldRate:
+		text = "The video is interlaced; it is deinterlaced, one frame for each field."
+		v.changeRate(2, 1)
+	}
+	v.s.notify(notice.Deinterlaced, v.s.media.VideoIndex, text)
 	return nil
 }
 
-// emit copies or converts one picture into pooled memory and queues it. Times are in the stream's time base.
+// changeRate makes Media tell the rate and number of the frames that will be handed out, as long as nobody has asked for it.
+func (v *video) changeRate(num, den int) {
+	if v.s.given {
+		return
+	}
+	st := v.s.media.Video()
+	for _, r := range []*media.Rational{&st.AvgFrameRate, &st.RealFrameRate} {
+		if r.Num > 0 && r.Num <= math.MaxInt32/num && r.Den <= math.MaxInt32/den {
+			r.Num, r.Den = r.Num*num, r.Den*den
+		}
+	}
+	st.Frames = st.Frames / int64(den) * int64(num)
+}
+
+// emit copies or converts one picture into pooled memory and queues it. Times are in Media.VideoTimeBase.
 func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 	s := v.s
 	p := av.Inspect(f)

@@ -136,6 +136,8 @@ func (x *mux) addVideo(m *av.Media, codec *astiav.CodecContext, rate media.Ratio
 	if err != nil {
 		return err
 	}
+	st.SetTimeBase(av.AVRational(m.VideoTimeBase))
+	x.streams[len(x.streams)-1].from = av.AVRational(m.VideoTimeBase)
 	p := st.CodecParameters()
 	if err := p.FromCodecContext(codec); err != nil {
 		return err
@@ -330,7 +332,7 @@ func (x *mux) shiftOf(m *av.Media) time.Duration {
 	if start == av.NoTimestamp {
 		return 0
 	}
-	earliest := m.VideoTimeBase.Seconds(start)
+	earliest := m.Video().TimeBase.Seconds(start)
 	for i, s := range m.Streams {
 		if x.plan.streams[i] >= 0 && s.StartTime != av.NoTimestamp && !s.AttachedPicture &&
 			(s.Kind == media.KindAudio || s.Kind == media.KindVideo) {

@@ -136,6 +136,7 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 		Threads:     srv.cfg.CodecThreads,
 		Spool:       func() (decode.Spool, error) { return decode.NewSpool(srv.cfg.SpoolDir, srv.limits.MaxSpool) },
 		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
+		FieldRate:   s.start.GetFieldRate(),
 		Stills:      options.Container == encode.ContainerPNG || options.Container == encode.ContainerPNGSequence,
 		Part:        part,
 	})

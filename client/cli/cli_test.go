@@ -40,7 +40,7 @@ func TestExitCodes(t *testing.T) {
 		{"upscale a.mp4 --bogus", 2, "unknown flag"},
 		{"upscale a.mp4 --codec mp3", 2, "must be one of auto, av1, ffv1, h264, hevc, prores, vp9"},
 		{"upscale a.mp4 --device tpu", 2, "auto, cpu, cuda"},
-		{"upscale a.mp4 --deinterlace maybe", 2, "auto, off, on"},
+		{"upscale a.mp4 --deinterlace maybe", 2, "auto, film, off, on"},
 		{"upscale a.mp4 --scale 1", 2, "from 2 to 4"},
 		{"upscale a.mp4 --scale 0", 2, "from 2 to 4"},
 		{"upscale a.mp4 --scale 9", 2, "from 2 to 4"},

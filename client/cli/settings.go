@@ -37,6 +37,7 @@ var (
 		"auto": upscalev1.Deinterlace_DEINTERLACE_UNSPECIFIED,
 		"on":   upscalev1.Deinterlace_DEINTERLACE_ON,
 		"off":  upscalev1.Deinterlace_DEINTERLACE_OFF,
+		"film": upscalev1.Deinterlace_DEINTERLACE_FILM,
 	}
 )
 
@@ -180,6 +181,7 @@ type settings struct {
 	codec       upscalev1.VideoCodec
 	device      upscalev1.Device
 	deinterlace upscalev1.Deinterlace
+	fieldRate   bool
 	crf         uint32
 	preset      string
 	tune        string
@@ -206,6 +208,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.tune, "tune", "", "the encoder's tuning, such as film, animation or grain")
 	f.StringArrayVar(&s.options, "encoder-option", nil, "a further option of the encoder, `NAME=VALUE`; may be repeated")
 	addChoice(cmd, "deinterlace", "auto", deinterlaces, &s.deinterlace, "what happens to interlaced video")
+	f.BoolVar(&s.fieldRate, "field-rate", false, "make a frame of each field of interlaced video, at twice the rate")
 	f.BoolVar(&s.strict, "strict", false, "fail when a stream cannot be kept, instead of a notice")
 	f.Var(&s.from, "start", "upscale only from this time on: 90, 1:30 or 90s")
 	f.Var(&s.length, "duration", "upscale only this much: 90, 1:30 or 90s")
@@ -225,6 +228,9 @@ func (s *settings) check() error {
 	}
 	if s.command.Flags().Changed("duration") && s.length == 0 {
 		return usagef("--duration must be longer than nothing")
+	}
+	if s.fieldRate && (s.deinterlace == upscalev1.Deinterlace_DEINTERLACE_OFF || s.deinterlace == upscalev1.Deinterlace_DEINTERLACE_FILM) {
+		return usagef("--field-rate goes with --deinterlace auto or on")
 	}
 	_, err := s.encoderOptions()
 	return err
@@ -271,6 +277,7 @@ func (s *settings) start(name string, size int64, container upscalev1.Container)
 		Device:      s.device,
 		Strict:      s.strict,
 		Deinterlace: s.deinterlace,
+		FieldRate:   s.fieldRate,
 		Input:       &upscalev1.Input{Name: strings.ToValidUTF8(name, "\uFFFD"), Size: uint64(max(size, 0))},
 		Output: &upscalev1.Output{
 			Container:      container,

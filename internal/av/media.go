@@ -28,8 +28,10 @@ type Media struct {
 
 	DurationGuessed bool // Info.Duration and the streams' are estimates from bit rate and size
 
-	VideoIndex    int            // the stream that is decoded; all others arrive as packets
-	VideoTimeBase media.Rational // of frame.Frame.PTS and Duration; same as Streams[VideoIndex].TimeBase
+	VideoIndex int // the stream that is decoded; all others arrive as packets
+	// VideoTimeBase is that of frame.Frame.PTS and Duration: Streams[VideoIndex].TimeBase, or a fraction of it where frames may lie
+	// between the stream's own.
+	VideoTimeBase media.Rational
 
 	// What the decoded frames look like, taken from the first one. Every frame has this size and layout.
 	Width, Height int

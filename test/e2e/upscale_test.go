@@ -235,3 +235,24 @@ func TestCUDAMissingSaysWhat(t *testing.T) {
 		t.Errorf("exit code %d, stderr %q; want 1 and the missing library's name", code, stderr)
 	}
 }
+
+// TestFieldRate: twice the frames, at half-way times, and the sound where it was.
+func TestFieldRate(t *testing.T) {
+	s := startServer(t)
+	in := filepath.Join(t.TempDir(), "in.mp4")
+	ffmpeg(t, "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=50", "-f", "lavfi", "-i", "sine", "-t", "1", "-vf", "interlace=scan=tff",
+		"-c:v", "libx264", "-flags", "+ildct+ilme", "-x264opts", "tff=1", "-c:a", "aac", in)
+	before := framePTS(t, in)
+	for _, ext := range []string{"mp4", "mkv"} {
+		out := filepath.Join(t.TempDir(), "out."+ext)
+		upscale(t, in, "-o", out, "--field-rate", "--server", s.addr)
+		var want []float64
+		for _, at := range before {
+			want = append(want, at, at+0.02)
+		}
+		samePTS(t, framePTS(t, out), want, 6e-4, false)
+		if got, want := packetHashes(t, out, "a:0"), packetHashes(t, in, "a:0"); !slices.Equal(got, want) || len(want) == 0 {
+			t.Errorf("audio packets differ: %d out, %d in", len(got), len(want))
+		}
+	}
+}

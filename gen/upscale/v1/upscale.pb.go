@@ -319,6 +319,9 @@ const (
 	Deinterlace_DEINTERLACE_UNSPECIFIED Deinterlace = 0
 	Deinterlace_DEINTERLACE_ON          Deinterlace = 1
 	Deinterlace_DEINTERLACE_OFF         Deinterlace = 2
+	// Undo the 3:2 pulldown of film in 60 fields a second: the fields of each film frame are put together again, and four frames are
+	// left of five.
+	Deinterlace_DEINTERLACE_FILM Deinterlace = 3
 )
 
 // Enum value maps for Deinterlace.
@@ -327,11 +330,13 @@ var (
 		0: "DEINTERLACE_UNSPECIFIED",
 		1: "DEINTERLACE_ON",
 		2: "DEINTERLACE_OFF",
+		3: "DEINTERLACE_FILM",
 	}
 	Deinterlace_value = map[string]int32{
 		"DEINTERLACE_UNSPECIFIED": 0,
 		"DEINTERLACE_ON":          1,
 		"DEINTERLACE_OFF":         2,
+		"DEINTERLACE_FILM":        3,
 	}
 )
 
@@ -3556,11 +3561,12 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\x12DEVICE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"DEVICE_CPU\x10\x01\x12\x0f\n" +
-	"\vDEVICE_CUDA\x10\x02*S\n" +
+	"\vDEVICE_CUDA\x10\x02*i\n" +
 	"\vDeinterlace\x12\x1b\n" +
 	"\x17DEINTERLACE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eDEINTERLACE_ON\x10\x01\x12\x13\n" +
-	"\x0fDEINTERLACE_OFF\x10\x02*\xa3\x01\n" +
+	"\x0fDEINTERLACE_OFF\x10\x02\x12\x14\n" +
+	"\x10DEINTERLACE_FILM\x10\x03*\xa3\x01\n" +
 	"\n" +
 	"StreamKind\x12\x1b\n" +
 	"\x17STREAM_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
