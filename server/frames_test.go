@@ -108,6 +108,8 @@ func (r *running) dial(t *testing.T, dialer func(context.Context, string) (net.C
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
+		// Fixed windows, so that how much a client takes without reading does not grow with what gRPC measures.
+		grpc.WithInitialWindowSize(64 << 10), grpc.WithInitialConnWindowSize(1 << 20),
 	}
 	if dialer != nil {
 		options = append(options, grpc.WithContextDialer(dialer))
