@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bluenviron/gortsplib/v5/pkg/format"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/ac3"
 	"github.com/bluenviron/mediacommon/v2/pkg/formats/mpegts"
 )
 
@@ -71,7 +72,8 @@ func openDemuxer(ctx context.Context, q *gops) (*demuxer, error) {
 			d.r.OnDataMPEG1Audio(t, audio)
 		case *mpegts.CodecAC3:
 			d.tracks = append(d.tracks, &format.AC3{PayloadTyp: 96, SampleRate: codec.SampleRate, ChannelCount: codec.ChannelCount})
-			d.r.OnDataAC3(t, func(pts int64, frame []byte) error { return audio(pts, [][]byte{frame}) })
+			// OnDataAC3 wants one frame at a time, but FFmpeg puts as many together as fit. This one gives what comes as it is.
+			d.r.OnDataMPEGxVideo(t, func(pts int64, data []byte) error { return audio(pts, splitAC3(data)) })
 		}
 	}
 	if len(d.tracks) == 0 {
@@ -90,13 +92,27 @@ func openDemuxer(ctx context.Context, q *gops) (*demuxer, error) {
 	return d, nil
 }
 
+// splitAC3 cuts frames apart, and leaves out what is not whole.
+func splitAC3(data []byte) (frames [][]byte) {
+	for {
+		var info ac3.SyncInfo
+		if info.Unmarshal(data) != nil || info.FrameSize() <= 0 || info.FrameSize() > len(data) {
+			return frames
+		}
+		frames = append(frames, data[:info.FrameSize()])
+		data = data[info.FrameSize():]
+	}
+}
+
 var errNothingToSend = errors.New("the stream has no track of H.264, HEVC, AAC, Opus, MP3 or AC-3, which are what can be sent there")
 
 func (d *demuxer) take(track int, pts, dts int64, data [][]byte) error {
 	delay := (pts - dts) & clockMask // of display after decoding; times have 33 bits
 	dts = d.clock.Decode(dts)
 	pts = dts + delay
-	d.ready = append(d.ready, sample{track, pts, dts, data})
+	if len(data) > 0 {
+		d.ready = append(d.ready, sample{track, pts, dts, data})
+	}
 	return nil
 }
 

@@ -245,7 +245,7 @@ a=control:%[1]s/trackID=0
 	}
 }
 
-// hlsServer serves texts by path; a text that begins with "->" is a redirect.
+// hlsServer serves texts by path; a text that begins with "->" is a redirect, and an empty one never comes.
 func hlsServer(t *testing.T, texts map[string]string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -253,6 +253,8 @@ func hlsServer(t *testing.T, texts map[string]string) string {
 		switch to, isRedirect := strings.CutPrefix(text, "->"); {
 		case !ok:
 			http.NotFound(w, r)
+		case text == "":
+			<-r.Context().Done()
 		case isRedirect:
 			http.Redirect(w, r, to, http.StatusFound)
 		default:
@@ -288,6 +290,7 @@ func TestPlaylists(t *testing.T) {
 			"/a.m3u8": "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"a\",URI=\"" + there + "\"\n" +
 				"#EXT-X-STREAM-INF:BANDWIDTH=1000,CODECS=\"avc1.42c01e\",AUDIO=\"a\"\nv.m3u8\n",
 			"/v.m3u8": media("s.ts"),
+			"/s.ts":   "",
 		}, there},
 		"init segment": {map[string]string{
 			"/a.m3u8": "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n#EXT-X-MAP:URI=\"" + there + "\"\n#EXTINF:2,\ns.mp4\n#EXT-X-ENDLIST\n",

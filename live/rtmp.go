@@ -268,6 +268,9 @@ type rtmpPublisher struct {
 	tracks []format.Format
 	ended  chan struct{} // closed when reading has ended
 	why    error         // by which it has ended
+
+	notice  func(string)
+	leftOut bool // the MPEG audio, as the user was told
 }
 
 func publishRTMP(ctx context.Context, c *conn, tracks []format.Format) (publisher, error) {
@@ -275,7 +278,7 @@ func publishRTMP(ctx context.Context, c *conn, tracks []format.Format) (publishe
 	if err != nil {
 		return nil, err
 	}
-	p := &rtmpPublisher{conn: rc, stop: stop, w: &gortmplib.Writer{Conn: rc, Tracks: tracks}, tracks: tracks, ended: make(chan struct{})}
+	p := &rtmpPublisher{conn: rc, stop: stop, w: &gortmplib.Writer{Conn: rc, Tracks: tracks}, tracks: tracks, ended: make(chan struct{}), notice: c.notice}
 	go func() { // reads pings and acknowledgements, and notices the end
 		defer close(p.ended)
 		defer rc.Close()
@@ -319,8 +322,13 @@ func (p *rtmpPublisher) write(s sample) error {
 	case *format.MPEG1Audio:
 		return each(s.data, pts, func(at time.Duration, d []byte) (time.Duration, error) {
 			var h mpeg1audio.FrameHeader
-			if err := h.Unmarshal(d); err != nil {
+			if err := h.Unmarshal(d); err != nil || p.leftOut {
 				return 0, nil //nolint:nilerr // a damaged frame is left out
+			}
+			if h.Layer != 3 || h.MPEG2 || h.SampleRate != 44100 {
+				p.leftOut = true
+				p.notice(fmt.Sprintf("left out the MPEG audio: RTMP has only MP3 of 44100 samples a second, not layer %d of %d", h.Layer, h.SampleRate))
+				return 0, nil
 			}
 			return time.Second * time.Duration(h.SampleCount()) / time.Duration(h.SampleRate), p.w.WriteMPEG1Audio(f, at, d)
 		})

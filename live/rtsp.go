@@ -13,6 +13,8 @@ import (
 	"github.com/bluenviron/gortsplib/v5/pkg/description"
 	"github.com/bluenviron/gortsplib/v5/pkg/format"
 	"github.com/bluenviron/gortsplib/v5/pkg/headers"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/mpeg1audio"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/opus"
 	"github.com/pion/rtp"
 )
 
@@ -316,25 +318,43 @@ func rtpEncoder(f format.Format) (func([][]byte) ([]*rtp.Packet, error), error) 
 	case *format.MPEG4Audio:
 		e, err := f.CreateEncoder()
 		return e.Encode, err
-	case *format.MPEG1Audio:
-		e, err := f.CreateEncoder()
-		return e.Encode, err
 	case *format.AC3:
 		e, err := f.CreateEncoder()
 		return e.Encode, err
+	case *format.MPEG1Audio: // whose encoder counts samples where RTP has 1/90000 s
+		e, err := f.CreateEncoder()
+		return framewise(func(frame []byte) ([]*rtp.Packet, error) { return e.Encode([][]byte{frame}) }, func(frame []byte) uint32 {
+			var h mpeg1audio.FrameHeader
+			if h.Unmarshal(frame) != nil {
+				return 0
+			}
+			return uint32(h.SampleCount() * clock / h.SampleRate)
+		}), err
 	case *format.Opus:
 		e, err := f.CreateEncoder()
-		return func(data [][]byte) ([]*rtp.Packet, error) {
-			var packets []*rtp.Packet
-			for _, d := range data {
-				p, err := e.Encode(d)
-				if err != nil {
-					return nil, err
-				}
-				packets = append(packets, p)
-			}
-			return packets, nil
-		}, err
+		return framewise(func(frame []byte) ([]*rtp.Packet, error) {
+			p, err := e.Encode(frame)
+			return []*rtp.Packet{p}, err
+		}, func(frame []byte) uint32 { return uint32(opus.PacketDuration2(frame)) }), err
 	}
 	return nil, fmt.Errorf("no way to send %s by RTSP", f.Codec())
+}
+
+// framewise encodes frames one by one, each later by the length of those before it.
+func framewise(encode func([]byte) ([]*rtp.Packet, error), length func([]byte) uint32) func([][]byte) ([]*rtp.Packet, error) {
+	return func(frames [][]byte) (all []*rtp.Packet, _ error) {
+		var at uint32
+		for _, frame := range frames {
+			packets, err := encode(frame)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range packets {
+				p.Timestamp += at
+			}
+			all = append(all, packets...)
+			at += length(frame)
+		}
+		return all, nil
+	}
 }

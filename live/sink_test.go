@@ -14,7 +14,12 @@ import (
 // stream sends the clip as an MPEG-TS to a sink, in real time, until the test ends or stop is called.
 func stream(t *testing.T, s live.Sink) (stop func()) {
 	t.Helper()
-	cmd := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-re", "-i", theClip(t), "-c", "copy", "-f", "mpegts", "-flush_packets", "1", "-")
+	return streamFile(t, s, theClip(t))
+}
+
+func streamFile(t *testing.T, s live.Sink, file string) (stop func()) {
+	t.Helper()
+	cmd := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-re", "-i", file, "-c", "copy", "-f", "mpegts", "-flush_packets", "1", "-")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

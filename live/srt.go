@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -82,19 +85,14 @@ func openSRT(ctx context.Context, c *conn) (srtStream, error) {
 		err  error
 	}
 	result := make(chan dialled, 1)
-	linger := &srtLinger{}
-	config.Logger = linger
+	call := &srtCall{refused: make(chan srt.RejectionReason, 1)}
+	config.Logger = call
 	go func() {
 		conn, err := srt.Dial("srt", addrs[0].String(), config)
-		linger.connected.Store(err == nil)
+		call.connected.Store(err == nil)
 		result <- dialled{conn, err}
 	}()
-	give := func(d dialled) {
-		if d.err == nil {
-			_ = (&srtConn{Conn: d.conn}).Close()
-		}
-	}
-	timeout := time.NewTimer(srtDialTimeout + time.Second)
+	timeout := time.NewTimer(srtDialTimeout)
 	defer timeout.Stop()
 	select {
 	case d := <-result:
@@ -102,25 +100,66 @@ func openSRT(ctx context.Context, c *conn) (srtStream, error) {
 			return nil, d.err
 		}
 		return &srtConn{Conn: d.conn}, nil
+	case code := <-call.refused:
+		err = fmt.Errorf("the other side refuses the call%s (code %d)", srtReasons[code], code)
 	case <-ctx.Done():
-		go func() { give(<-result) }()
-		return nil, context.Cause(ctx)
+		err = context.Cause(ctx)
 	case <-timeout.C:
-		go func() { give(<-result) }()
-		return nil, errors.New("no answer; nobody listens there by SRT, or the stream id or passphrase are not accepted")
+		err = errors.New("nobody answers by SRT")
 	}
+	go func() {
+		if d := <-result; d.err == nil {
+			_ = (&srtConn{Conn: d.conn}).Close()
+		}
+	}()
+	return nil, err
 }
 
-// srtLinger keeps gosrt from leaving a goroutine behind for each call that was not answered. Its Dial closes the socket and only
-// then looks whether the goroutine that reads it has ended, which it has not yet; the look finds it ended when the read before it
-// has run into its own timeout of three seconds. gosrt says before it closes the socket that it will, and that is where to wait.
-type srtLinger struct{ connected atomic.Bool }
+// srtReasons are the more telling codes of a refusal.
+var srtReasons = map[srt.RejectionReason]string{
+	srt.REJ_BADSECRET:     ": the passphrase is wrong",
+	srt.REJ_UNSECURE:      ": one side has a passphrase, the other has none",
+	srt.REJX_UNAUTHORIZED: ": the stream id lacks the right credentials",
+	srt.REJX_FORBIDDEN:    ": the stream id is not allowed",
+	srt.REJX_NOTFOUND:     ": there is no such stream id",
+}
 
-func (l *srtLinger) HasTopic(string) bool   { return false }
-func (l *srtLinger) Listen() <-chan srt.Log { return nil }
-func (l *srtLinger) Close()                 {}
-func (l *srtLinger) Print(topic string, _ uint32, _ int, message func() string) {
-	if topic == "dial" && !l.connected.Load() && message() == "closing socket" {
+var srtRejection = regexp.MustCompile(`handshakeType: (0x[0-9a-f]+) \(REJECT`)
+
+// srtCall listens to what gosrt logs while it dials, for want of another way to keep it from leaving goroutines behind.
+//
+// A call that is refused would leave two of them waiting for each other's end, and so would an answer that comes twice: such an
+// answer ends the goroutine that reads it, here, before gosrt acts on it. And a Dial that fails closes its socket and looks only
+// once, at once, whether the goroutine that reads from it has ended; it will have if closing waits until that read has timed out,
+// which takes three seconds.
+type srtCall struct {
+	refused   chan srt.RejectionReason
+	answered  bool // used by the reading goroutine alone
+	connected atomic.Bool
+}
+
+func (l *srtCall) HasTopic(string) bool   { return false }
+func (l *srtCall) Listen() <-chan srt.Log { return nil }
+func (l *srtCall) Close()                 {}
+func (l *srtCall) Print(topic string, _ uint32, _ int, message func() string) {
+	switch {
+	case topic == "handshake:recv:cif":
+		text := message()
+		if m := srtRejection.FindStringSubmatch(text); m != nil {
+			code, _ := strconv.ParseUint(m[1], 0, 32)
+			select {
+			case l.refused <- srt.RejectionReason(code):
+			default:
+			}
+			runtime.Goexit()
+		}
+		if strings.Contains(text, "(CONCLUSION)") {
+			if l.answered {
+				runtime.Goexit()
+			}
+			l.answered = true
+		}
+	case topic == "dial" && !l.connected.Load() && message() == "closing socket":
 		time.Sleep(3200 * time.Millisecond)
 	}
 }
