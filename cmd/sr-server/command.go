@@ -182,8 +182,15 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 
 // cpuEngine returns the engine that --engine names. The native kernels know int8 models only and leave others to ONNX Runtime.
 func (f *flags) cpuEngine(log *slog.Logger) (sr.Engine, error) {
+	kernels := native.Options{Workers: f.cpuWorkers, Loaded: func(m sr.File, path string, refused []string) {
+		log.Info("model loaded", "model", m.Name, "kernels", path)
+		if len(refused) > 0 {
+			log.Warn("kernels compute something else on this CPU than they should, slower ones are used; please report it",
+				"model", m.Name, "refused", refused)
+		}
+	}}
 	if f.engine == "native" {
-		return native.NewEngine(native.Options{Workers: f.cpuWorkers}), nil
+		return native.NewEngine(kernels), nil
 	}
 	portable, err := onnx.OpenCPU(onnx.CPUOptions{Library: f.onnxruntime, Workers: f.cpuWorkers})
 	if err != nil {
@@ -191,9 +198,10 @@ func (f *flags) cpuEngine(log *slog.Logger) (sr.Engine, error) {
 	}
 	switch f.engine {
 	case "auto":
-		return native.NewEngine(native.Options{Workers: f.cpuWorkers, Other: portable, Refused: func(m sr.File, why error) {
-			log.Info("model left to another engine", "model", m.Name, "precision", m.Precision, "engine", portable.Name(), "why", why)
-		}}), nil
+		kernels.Other, kernels.Refused = portable, func(m sr.File, why error) {
+			log.Info("model left to another engine", "model", m.Name, "engine", portable.Name(), "why", why)
+		}
+		return native.NewEngine(kernels), nil
 	case "onnx":
 		return portable, nil
 	}

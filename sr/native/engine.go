@@ -18,6 +18,9 @@ type Options struct {
 	Other sr.Engine
 	// Refused, when set, is told of a model that goes to Other, and why: once for each, as a model is opened once.
 	Refused func(f sr.File, why error)
+	// Loaded, when set, is told of a model that runs here, once: its path, and faster ones that its self-check refused because
+	// they computed something else on this CPU.
+	Loaded func(f sr.File, path string, refused []string)
 }
 
 // Engine runs quantized networks in this package's kernels and hands others on. It implements sr.Engine for the CPU.
@@ -25,6 +28,7 @@ type Engine struct {
 	workers int
 	other   sr.Engine
 	refused func(sr.File, error)
+	loaded  func(sr.File, string, []string)
 }
 
 // errNotInt8 is why float models are refused, in fewer words than the first node that is not as it should be.
@@ -35,7 +39,7 @@ func NewEngine(o Options) *Engine {
 	if o.Workers <= 0 {
 		o.Workers = goruntime.GOMAXPROCS(0)
 	}
-	return &Engine{o.Workers, o.Other, o.Refused}
+	return &Engine{o.Workers, o.Other, o.Refused, o.Loaded}
 }
 
 // Device returns sr.CPU.
@@ -78,6 +82,9 @@ func (e *Engine) Open(f sr.File) (sr.Network, error) {
 	if n.Scale() != f.Scale {
 		n.Close()
 		return nil, fmt.Errorf("model %s: its network upscales by %d, its description says %d", f.Name, n.Scale(), f.Scale)
+	}
+	if e.loaded != nil {
+		e.loaded(f, n.Path(), n.Refused())
 	}
 	return loaded{n}, nil
 }

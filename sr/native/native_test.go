@@ -213,8 +213,14 @@ func TestEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := map[string]error{}
-	e := NewEngine(Options{Workers: 2, Other: other, Refused: func(f sr.File, why error) { refused[f.Name] = why }})
+	refused, told := map[string]error{}, 0
+	e := NewEngine(Options{Workers: 2, Other: other, Refused: func(f sr.File, why error) { refused[f.Name] = why },
+		Loaded: func(f sr.File, path string, refused []string) {
+			if path != paths()[0].name || len(refused) > 0 {
+				t.Errorf("%s runs as %s, refused %v", f.Name, path, refused)
+			}
+			told++
+		}})
 	defer func() {
 		if err := e.Close(); err != nil {
 			t.Error(err)
@@ -239,8 +245,8 @@ func TestEngine(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if len(refused) != handed {
-		t.Errorf("%d models were refused, %d handed on", len(refused), handed)
+	if len(refused) != handed || told != native {
+		t.Errorf("%d models were told to be refused and %d to be loaded, but %d were handed on and %d not", len(refused), told, handed, native)
 	}
 	if native == 0 || handed == 0 {
 		t.Errorf("%d models ran here, %d were handed on; want some of each", native, handed)
