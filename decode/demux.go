@@ -146,7 +146,6 @@ func (s *Source) openFormat() (err error) {
 	if s.opts.Live {
 		more = map[string]string{
 			"analyzeduration": strconv.FormatInt(microseconds(min(s.opts.Limits.AnalyzeDuration, liveAnalyze)), 10),
-			"fpsprobesize":    liveRateFrames,
 		}
 	}
 	var opened bool
@@ -188,13 +187,9 @@ func openFormat(in *av.Input, formats, hint string, l Limits, more map[string]st
 	return fc, true, err
 }
 
-const (
-	// liveAnalyze is how much of a running stream is read at most to learn what its streams are; what is read is late.
-	liveAnalyze = 2 * time.Second
-
-	// liveRateFrames is how many frames are read to learn their rate, which only guides the encoder.
-	liveRateFrames = "3"
-)
+// liveAnalyze is how much of a running stream is read at most to learn what its streams are. What is read is late; but with much
+// less, the first packets of sound have no duration yet and their times would have to be guessed.
+const liveAnalyze = time.Second
 
 // hint returns a name that tells FFmpeg nothing but the extension, and that only for raw streams, whose first bytes look alike;
 // all other formats say themselves what they are.

@@ -81,3 +81,24 @@ func TestLike(t *testing.T) {
 		m.Free()
 	}
 }
+
+// TestLiveSoundHasTimes checks that looking at little of a stream does not cost the first packets of sound their times.
+func TestLiveSoundHasTimes(t *testing.T) {
+	path := generate(t, "live-sound.ts", "-f lavfi -t 4 -i sine -f lavfi -t 4 -i testsrc2=size=96x64:rate=25 -c:v libx264 -tune zerolatency -c:a aac")
+	s, err := Open(t.Context(), stream(readFile(t, path)), Options{Pool: newPool(), Live: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { m := s.Media(); s.Close(); m.Free() }()
+	s.time.note = func() { t.Error("times were repaired") }
+	for {
+		u, err := s.Next(t.Context())
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.free()
+	}
+}

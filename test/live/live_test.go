@@ -265,16 +265,16 @@ func gaps(numbers []int) (missing int, ordered bool) {
 	return missing, ordered
 }
 
-// checkSkew compares beeps and flashes with those of the clip itself.
-func checkSkew(t *testing.T, r recording) {
+// checkSkew compares beeps and flashes with those of the clip itself; there must be at least so many pairs of them.
+func checkSkew(t *testing.T, r recording, atLeast int) {
 	t.Helper()
 	most, least, pairs := r.skew()
 	want, _, _ := reference(t).skew()
 	t.Logf("%d frames, beeps %.0f to %.0f ms after flashes (%d), in the clip %.0f ms", len(r.numbers), 1000*least, 1000*most, pairs, 1000*want)
-	if pairs < 2 {
+	if pairs < atLeast {
 		t.Errorf("%d flashes and %d beeps", len(r.flashes), len(r.beeps))
 	}
-	if most-want > 0.04 || want-least > 0.04 {
+	if pairs > 0 && (most-want > 0.04 || want-least > 0.04) {
 		t.Errorf("beeps come %.0f to %.0f ms after flashes, in the clip %.0f ms", 1000*least, 1000*most, 1000*want)
 	}
 }
@@ -318,7 +318,7 @@ func TestProtocols(t *testing.T) {
 			if uint64(missing) > after-before {
 				t.Errorf("%d frames are missing, %d were reported as dropped", missing, after-before)
 			}
-			checkSkew(t, r)
+			checkSkew(t, r, 2)
 			j.stop()
 		})
 	}
@@ -340,7 +340,7 @@ func TestFile(t *testing.T) {
 				t.Errorf("%d frames, %d missing, in order: %v; %d were decoded and %d encoded", len(r.numbers), missing, ordered,
 					s.GetFramesDecoded(), s.GetFramesEncoded())
 			}
-			checkSkew(t, r)
+			checkSkew(t, r, 2)
 		})
 	}
 }
