@@ -48,6 +48,12 @@ sanitize: ## Test the CPU kernels under the address and undefined-behaviour sani
 	@scripts/packages.sh test
 	sr/native/sanitize.sh
 
+.PHONY: soak
+soak: build ## Run a live stream for ten minutes and watch the server's memory (UPSCALER_SOAK=8h for longer)
+	@scripts/packages.sh test
+	. scripts/env.sh
+	UPSCALER_SOAK=$${UPSCALER_SOAK:-10m} go test ./test/live -run TestSoak -count 1 -timeout 0 -v
+
 .PHONY: lint
 lint: ## golangci-lint, buf lint, generated code fresh
 	@scripts/lint.sh

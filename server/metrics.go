@@ -43,7 +43,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "upscale_frame_bytes", Help: "Bytes of frames and planes held by jobs."}, func() float64 { return float64(s.frameBytes()) }),
 	)
-	collectors = append(collectors, engineCollector{s.cfg.Scheduler})
+	collectors = append(collectors, engineCollector{s.cfg.Scheduler}, liveCollector{s})
 	for _, c := range collectors {
 		if err := reg.Register(c); err != nil {
 			return nil, err

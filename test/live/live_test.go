@@ -296,6 +296,9 @@ var reference = func() func(t *testing.T) recording {
 
 // TestProtocols pulls by one protocol and pushes by another.
 func TestProtocols(t *testing.T) {
+	if testing.Short() {
+		t.Skip("TestFile is the short form")
+	}
 	m := mediamtx.Start(t)
 	for _, c := range []struct{ from, to string }{{"rtsp", "rtmp"}, {"rtmp", "srt"}, {"srt", "rtsp"}} {
 		t.Run(c.from+" to "+c.to, func(t *testing.T) {
@@ -327,7 +330,11 @@ func TestProtocols(t *testing.T) {
 // TestFile records what three sources become in a file.
 func TestFile(t *testing.T) {
 	m := mediamtx.Start(t)
-	for _, from := range []string{"rtsp", "rtmp", "srt"} {
+	sources := []string{"srt", "rtsp", "rtmp"}
+	if testing.Short() {
+		sources = sources[:1]
+	}
+	for _, from := range sources {
 		t.Run(from, func(t *testing.T) {
 			camera(t, m, "in-"+from)
 			path := filepath.Join(t.TempDir(), "out.ts")
@@ -336,7 +343,8 @@ func TestFile(t *testing.T) {
 			s := j.stop()
 			r := watch(t, path, 2)
 			missing, ordered := gaps(r.numbers)
-			if !ordered || uint64(len(r.numbers)) != s.GetFramesEncoded() || uint64(missing) != s.GetFramesDecoded()-s.GetFramesEncoded() {
+			// Those missing before the first one cannot be told from those before the job began.
+			if !ordered || uint64(len(r.numbers)) != s.GetFramesEncoded() || uint64(missing) > s.GetFramesDecoded()-s.GetFramesEncoded() {
 				t.Errorf("%d frames, %d missing, in order: %v; %d were decoded and %d encoded", len(r.numbers), missing, ordered,
 					s.GetFramesDecoded(), s.GetFramesEncoded())
 			}
