@@ -23,6 +23,17 @@ type container struct {
 	attachments, covers bool
 	// chapters can be kept.
 	chapters bool
+	// text is the codec that text subtitles of others become; none when it holds no text.
+	text astiav.CodecID
+}
+
+// textCodecs are the text subtitles that can be converted.
+var textCodecs = []astiav.CodecID{astiav.CodecIDSubrip, astiav.CodecIDText, astiav.CodecIDAss, astiav.CodecIDSsa, astiav.CodecIDMovText, astiav.CodecIDWebvtt}
+
+// converts tells whether a stream that the container does not hold as it is can be kept in another codec.
+func (c *container) converts(s *av.Stream) bool {
+	return c.text != astiav.CodecIDNone && s.Kind == media.KindSubtitle && slices.Contains(textCodecs, s.Params.CodecID()) &&
+		s.TimeBase.Num > 0 && s.TimeBase.Den > 0 && astiav.FindDecoder(s.Params.CodecID()) != nil && astiav.FindEncoder(c.text) != nil
 }
 
 // containers are in the order in which a notice names one that could hold what another cannot.
@@ -31,7 +42,7 @@ var containers = []*container{
 		container: ContainerMatroska, name: "matroska", label: "Matroska",
 		codecs:      []Codec{CodecH264, CodecHEVC, CodecAV1, CodecVP9, CodecFFV1, CodecProRes},
 		takes:       func(s *av.Stream, _ string) bool { return s.Kind != media.KindData },
-		attachments: true, covers: true, chapters: true,
+		attachments: true, covers: true, chapters: true, text: astiav.CodecIDSubrip,
 	},
 	{
 		container: ContainerMP4, name: "mp4", label: "MP4",
@@ -45,7 +56,7 @@ var containers = []*container{
 			}
 			return true
 		},
-		covers: true, chapters: true,
+		covers: true, chapters: true, text: astiav.CodecIDMovText,
 	},
 	{
 		container: ContainerMOV, name: "mov", label: "QuickTime",
@@ -59,13 +70,13 @@ var containers = []*container{
 			}
 			return true
 		},
-		chapters: true,
+		chapters: true, text: astiav.CodecIDMovText,
 	},
 	{
 		container: ContainerWebM, name: "webm", label: "WebM",
 		codecs:   []Codec{CodecVP9, CodecAV1},
 		takes:    func(s *av.Stream, _ string) bool { return s.Kind != media.KindData },
-		chapters: true,
+		chapters: true, text: astiav.CodecIDWebvtt,
 	},
 	{
 		container: ContainerMPEGTS, name: "mpegts", label: "MPEG-TS",

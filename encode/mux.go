@@ -63,12 +63,13 @@ type mux struct {
 
 type muxStream struct {
 	*astiav.Stream
-	from    astiav.Rational // time base of the packets that come
-	to      astiav.Rational // of the packets that go
-	shift   int64           // subtracted from timestamps, in from
-	lastDTS int64           // in to
-	cover   bool            // its only packet goes into the header
-	damaged bool            // a notice has told of packets left out
+	from    astiav.Rational   // time base of the packets that come
+	to      astiav.Rational   // of the packets that go
+	shift   int64             // subtracted from timestamps, in from
+	lastDTS int64             // in to
+	text    *av.TextConverter // nil for packets that pass as they are
+	cover   bool              // its only packet goes into the header
+	damaged bool              // a notice has told of packets left out
 }
 
 // openMux sets up the container. codec is the opened video encoder. The header is written before the first packet of the video:
@@ -167,6 +168,18 @@ func (x *mux) addCopy(m *av.Media, s *av.Stream) error {
 		return err
 	}
 	p := st.CodecParameters()
+	if x.plan.convert[s.Index] {
+		text, err := av.NewTextConverter(s.Params, s.TimeBase, x.plan.container.text)
+		if err != nil {
+			return err
+		}
+		x.streams[len(x.streams)-1].text = text
+		if err := text.Parameters(p); err != nil {
+			return err
+		}
+		p.SetCodecTag(0)
+		return x.setStreamMetadata(st, s.Metadata)
+	}
 	if err := s.Params.Copy(p); err != nil {
 		return err
 	}
@@ -470,8 +483,12 @@ func (x *mux) writeQueued(key int64) error {
 	for p := x.queue.popUntil(key); p != nil; p = x.queue.popUntil(key) {
 		from := p.Stream()
 		s := &x.streams[x.plan.streams[from]]
+		shown := !s.cover
 		var err error
-		if !s.cover {
+		if s.text != nil {
+			shown, err = s.text.Convert(p.Raw())
+		}
+		if shown && err == nil {
 			p.Raw().SetStreamIndex(s.Index())
 			err = x.write(p.Raw())
 		}
@@ -648,6 +665,9 @@ func (x *mux) finish() error {
 // close frees everything. A file that was not finished stays as it is.
 func (x *mux) close() {
 	x.queue.free()
+	for i := range x.streams {
+		x.streams[i].text.Close()
+	}
 	av.FreeMuxer(x.fc)
 	av.FreeOutputIO(x.io)
 	x.fc, x.io = nil, nil

@@ -48,6 +48,7 @@ type Layout struct {
 	pixels    astiav.PixelFormat
 	compare   *comparison    // nil for a picture alone
 	turn      av.Orientation // of a still picture; all else says in its headers how it is to be turned
+	convert   map[int]bool   // input streams that become another text codec
 	streams   []int          // output index of each input stream, -1 for none
 }
 
@@ -314,7 +315,16 @@ func (l *Layout) assignStreams(m *av.Media, o Options) error {
 		switch {
 		case i == m.VideoIndex:
 			in.Action = media.ActionUpscale
-		case !l.container.holds(s, l.seekable):
+		case l.container.holds(s, l.seekable):
+		case !o.Strict && l.container.converts(s):
+			in.Action = media.ActionConvert
+			if l.convert == nil {
+				l.convert = map[int]bool{}
+			}
+			l.convert[i] = true
+			l.tell(notice.Fallback, i, "%s (stream %d) becomes %s, the text that %s holds; its text and plain styles are kept.",
+				streamName(in, s), i, av.CodecName(l.container.text), l.container.label)
+		default:
 			in.Action, in.Peer = media.ActionDrop, -1
 		}
 		if in.Action != media.ActionDrop {
@@ -364,6 +374,9 @@ func (l *Layout) tellReductions(m *av.Media) {
 		l.tell(notice.MetadataReduced, notice.NoStream, "The %d chapters are left out: %s cannot hold them, Matroska and MP4 can.",
 			len(m.Chapters), l.container.label)
 	}
+	if l.container.container == ContainerMPEGTS && av.HasDisplayMatrix(m.Video().Params) {
+		l.tell(notice.MetadataReduced, m.VideoIndex, "How the picture is to be turned is left out: MPEG-TS cannot say it, Matroska and MP4 can.")
+	}
 	dolby := av.HasDolbyVision(m.Video().Params)
 	hdr10plus := false
 	for _, sd := range m.FirstSideData {
@@ -397,6 +410,9 @@ func (l *Layout) describeOutput(m *av.Media) {
 		}
 		out := in
 		out.Index, out.Peer = in.Peer, i
+		if in.Action == media.ActionConvert {
+			out.Codec = av.CodecName(l.container.text)
+		}
 		if i == m.VideoIndex && in.Video != nil {
 			v := *in.Video
 			v.Width, v.Height, v.PixelFormat = l.Width, l.Height, l.PixelFormat

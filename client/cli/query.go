@@ -216,6 +216,8 @@ func printProbe(out io.Writer, t *task, r *upscalev1.ProbeResponse) error {
 			becomes = "upscaled"
 		case s.GetAction() == upscalev1.StreamAction_STREAM_ACTION_COPY:
 			becomes = "kept as it is"
+		case s.GetAction() == upscalev1.StreamAction_STREAM_ACTION_CONVERT && o != nil:
+			becomes = "converted to " + printable(o.GetCodec())
 		}
 		line("%d\t%s\t%s\t%s\t%s\t%s", s.GetIndex(), enumName(s.GetKind(), "STREAM_KIND_"), describeStream(s),
 			language(s), printable(s.GetTitle()), becomes)

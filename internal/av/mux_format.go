@@ -176,6 +176,13 @@ func CopyPictureSideData(dst, src *astiav.CodecParameters, scale int) error {
 	return nil
 }
 
+// HasDisplayMatrix tells whether codec parameters say that the picture is to be turned or mirrored.
+func HasDisplayMatrix(p *astiav.CodecParameters) bool {
+	c := (*C.AVCodecParameters)(raw(p))
+	sd := C.av_packet_side_data_get(c.coded_side_data, c.nb_coded_side_data, C.AV_PKT_DATA_DISPLAYMATRIX)
+	return sd != nil && orientation(C.GoBytes(unsafe.Pointer(sd.data), C.int(sd.size))) != (Orientation{})
+}
+
 // HasDolbyVision tells whether codec parameters announce Dolby Vision.
 func HasDolbyVision(p *astiav.CodecParameters) bool {
 	c := (*C.AVCodecParameters)(raw(p))

@@ -45,6 +45,7 @@ const (
 	ActionUpscale Action = 1
 	ActionCopy    Action = 2
 	ActionDrop    Action = 3
+	ActionConvert Action = 4
 )
 
 // Info describes a file.

@@ -159,6 +159,7 @@ const (
 	x264    = " -c:v libx264 -preset veryfast -pix_fmt yuv420p -bf 2 -threads 1 "
 	x265    = " -c:v libx265 -preset ultrafast -x265-params log-level=none:pools=none "
 	srt     = "1\n00:00:00,100 --> 00:00:00,300\nHello\n\n2\n00:00:00,500 --> 00:00:00,700\nthere\n"
+	roles   = " -disposition:a:0 default+original -disposition:a:1 comment -disposition:a:2 dub -metadata:s:a:1 producer=Someone"
 	notes   = ";FFMETADATA1\ntitle=A film\nartist=Somebody\ndate=1999\ncomment=rather good\ncustom=kept\n" +
 		"[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=400\ntitle=One\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=400\nEND=800\ntitle=Two\n"
 )
@@ -180,9 +181,9 @@ func inputs() []input {
 		{"full.mkv", fullMKV, outputs},
 		{"bitmaps.mkv", bitmapsMKV, outputs},
 		{"full.mp4", fullMP4, outputs},
-		{"mirror.mp4", mirrored, []output{mp4, mov, mkv}},
+		{"mirror.mp4", mirrored, outputs},
 		plain("film.mov", "-f lavfi -i testsrc2=size=96x64:rate=24000/1001:duration=0.6 "+sound+"-c:v prores_ks -pix_fmt yuv422p10le -c:a pcm_s16le"+
-			" -timecode 01:00:00:00 -color_primaries bt709 -color_trc bt709 -colorspace bt709", mov, mkv, mp4),
+			" -timecode 01:00:00:00 -color_primaries bt709 -color_trc bt709 -colorspace bt709", outputs...),
 		{"vp9.webm", func(t *testing.T, dir string) string {
 			return ffmpeg(t, dir, "vp9.webm", picture+sound+sound+"-i "+write(t, dir, "w.srt", srt)+" -i "+write(t, dir, "w.txt", notes)+
 				" -map 0 -map 1 -map 2 -map 3 -map_metadata 4 -map_chapters 4 -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -c:a:0 libopus"+
@@ -194,10 +195,12 @@ func inputs() []input {
 			return ffmpeg(t, dir, "dvb.ts", picture+"-fix_sub_duration -i "+write(t, dir, "d.sup", pgs(100, 500))+" -map 0 -map 1"+x264+
 				"-c:s dvbsub -metadata:s:s:0 language=swe -disposition:s:0 hearing_impaired")
 		}, outputs},
+		plain("roles.mkv", picture+sound+sound+sound+"-map 0 -map 1 -map 2 -map 3"+x264+"-c:a aac"+roles, mp4, mov, mkv, mpegts),
+		plain("roles-webm.mkv", picture+sound+sound+sound+"-map 0 -map 1 -map 2 -map 3 -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -c:a libopus"+roles, webm),
 		plain("aac.ts", picture+sound+x264+"-c:a aac", mp4, mkv, mpegts),
 		plain("old.avi", picture+sound+"-c:v mpeg4 -bf 0 -c:a libmp3lame", mp4, mkv),
 		plain("web.flv", picture+"-f lavfi -i sine=sample_rate=44100:duration=0.8 "+x264+"-c:a aac", mp4, mkv, mpegts),
-		plain("two.mkv", picture+"-f lavfi -i testsrc=size=64x48:rate=25:duration=0.8 -map 0 -map 1"+x264+"-disposition:v:1 0 -metadata:s:v:1 title=Small", mp4, mkv, mpegts),
+		plain("two.mkv", picture+"-f lavfi -i testsrc=size=64x48:rate=25:duration=0.8 -map 0 -map 1"+x264+"-disposition:v:1 0 -metadata:s:v:1 title=Small", outputs...),
 		plain("late.mp4", "-itsoffset 1.36 "+picture+"-itsoffset 0.5 "+sound+x264+"-c:a aac", mp4, mov, mkv, mpegts),
 		plain("latesound.mkv", picture+"-itsoffset 0.3 "+sound+x264+"-c:a flac", mp4, mkv),
 		plain("cut.mp4", "-ss 0.3 "+picture+"-ss 0.3 "+sound+x264+"-g 100 -c:a aac", mp4, mkv),
@@ -366,8 +369,14 @@ func compare(t *testing.T, want, got probed, o output, r *result, used *seen) {
 			t.Errorf("%s becomes %s", name, k)
 			continue
 		}
-		comparePackets(t, name, kind, want, got, i, peer, move, o)
+		converted := s.Action == media.ActionConvert
+		comparePackets(t, name, kind, want, got, i, peer, move, o, converted)
 		a, b := want.fields(i, r.upscaled), got.fields(peer, outKind)
+		if converted {
+			for _, field := range []string{"codec_name", "width", "height"} {
+				delete(a, kind+" "+field)
+			}
+		}
 		if i == r.upscaled {
 			for _, side := range []string{"width", "height"} {
 				if x, y := want.Streams[i][side].(float64), got.Streams[s.Peer][side].(float64); y != x*scale && y != x*scale+math.Mod(x*scale, 2) {
@@ -407,7 +416,14 @@ func checkCarried(t *testing.T, name, what string, kept bool, o output, r *resul
 		}
 		used.mark(s.name, o)
 		told := slices.ContainsFunc(r.notices, func(n notice.Notice) bool { return n.Code == notice.StreamDropped && n.Stream == i })
+		for _, n := range r.notices {
+			told = told || n.Code == notice.Fallback && n.Stream == i && has(s.text, o)
+		}
 		switch {
+		case kept && has(s.text, o):
+			if !told {
+				t.Errorf("%s: no notice says that its text is kept in another codec", name)
+			}
 		case kept != has(s.in, o):
 			t.Errorf("%s: kept is %v, the table says otherwise", name, kept)
 		case told != (!kept && !has(s.silent, o)):
@@ -418,7 +434,7 @@ func checkCarried(t *testing.T, name, what string, kept bool, o output, r *resul
 	t.Errorf("%s is in no line of the table of streams", name)
 }
 
-func comparePackets(t *testing.T, name, kind string, want, got probed, i, peer int, move float64, o output) {
+func comparePackets(t *testing.T, name, kind string, want, got probed, i, peer int, move float64, o output, converted bool) {
 	t.Helper()
 	a, b := want.packets(i), got.packets(peer)
 	if len(a) != len(b) {
@@ -445,7 +461,7 @@ func comparePackets(t *testing.T, name, kind string, want, got probed, i, peer i
 			t.Errorf("%s: packet %d is at %f, was at %f", name, k, b[k].time, a[k].time)
 			return
 		}
-		if kind != "upscaled" && !reframed && a[k].hash != b[k].hash {
+		if kind != "upscaled" && !reframed && !converted && a[k].hash != b[k].hash {
 			t.Errorf("%s: packet %d of %s bytes differs, had %s", name, k, b[k].size, a[k].size)
 			return
 		}

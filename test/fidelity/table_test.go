@@ -40,27 +40,28 @@ type stream struct {
 	name   string
 	match  string // regexp for "kind codec" of ffprobe; cover art has the kind "cover"
 	in     []output
+	text   []output // outputs that take its text in another codec, with a notice
 	silent []output // outputs where its absence needs no notice: what it says is written anew from metadata
 }
 
 var streams = []stream{
-	{"Sound: AAC, AC-3, E-AC-3, MP3", `audio (aac|ac3|eac3|mp3)`, []output{mp4, mov, mkv, mpegts}, nil},
-	{"Sound: MP2", `audio mp2`, []output{mp4, mov, mkv, mpegts}, nil},
-	{"Sound: Opus", `audio opus`, []output{mp4, mkv, webm, mpegts}, nil},
-	{"Sound: Vorbis", `audio vorbis`, []output{mp4, mkv, webm}, nil},
-	{"Sound: FLAC", `audio flac`, []output{mp4, mkv}, nil},
-	{"Sound: PCM", `audio pcm_.*`, []output{mp4, mov, mkv}, nil},
-	{"Subtitles: SubRip, ASS", `subtitle (subrip|ass)`, []output{mkv}, nil},
-	{"Subtitles: WebVTT", `subtitle webvtt`, []output{mkv, webm}, nil},
-	{"Subtitles: MP4's timed text", `subtitle mov_text`, []output{mp4, mov}, nil},
-	{"Subtitles: DVD (bitmaps)", `subtitle dvd_subtitle`, []output{mp4, mkv}, nil},
-	{"Subtitles: DVB (bitmaps)", `subtitle dvb_subtitle`, []output{mkv, mpegts}, nil},
-	{"Subtitles: Blu-ray (bitmaps)", `subtitle hdmv_pgs_subtitle`, []output{mkv}, nil},
-	{"Attached files (fonts)", `attachment .*`, []output{mkv}, nil},
-	{"Cover art", `cover .*`, []output{mp4, mkv}, nil},
-	{"A second video stream, untouched", `video h264`, []output{mp4, mov, mkv, mpegts}, nil},
-	{"Time code track (QuickTime)", `data (<nil>|unknown|none)`, nil, []output{mp4, mov, mkv}},
-	{"Chapter track (QuickTime)", `data bin_data`, nil, []output{mp4, mov, mkv, webm}},
+	{"Sound: AAC, AC-3, E-AC-3, MP3", `audio (aac|ac3|eac3|mp3)`, []output{mp4, mov, mkv, mpegts}, nil, nil},
+	{"Sound: MP2", `audio mp2`, []output{mp4, mov, mkv, mpegts}, nil, nil},
+	{"Sound: Opus", `audio opus`, []output{mp4, mkv, webm, mpegts}, nil, nil},
+	{"Sound: Vorbis", `audio vorbis`, []output{mp4, mkv, webm}, nil, nil},
+	{"Sound: FLAC", `audio flac`, []output{mp4, mkv}, nil, nil},
+	{"Sound: PCM", `audio pcm_.*`, []output{mp4, mov, mkv}, nil, nil},
+	{"Subtitles: SubRip, ASS", `subtitle (subrip|ass)`, []output{mkv}, []output{mp4, mov, webm}, nil},
+	{"Subtitles: WebVTT", `subtitle webvtt`, []output{mkv, webm}, []output{mp4, mov}, nil},
+	{"Subtitles: MP4's timed text", `subtitle mov_text`, []output{mp4, mov}, []output{mkv, webm}, nil},
+	{"Subtitles: DVD (bitmaps)", `subtitle dvd_subtitle`, []output{mp4, mkv}, nil, nil},
+	{"Subtitles: DVB (bitmaps)", `subtitle dvb_subtitle`, []output{mkv, mpegts}, nil, nil},
+	{"Subtitles: Blu-ray (bitmaps)", `subtitle hdmv_pgs_subtitle`, []output{mkv}, nil, nil},
+	{"Attached files (fonts)", `attachment .*`, []output{mkv}, nil, nil},
+	{"Cover art", `cover .*`, []output{mp4, mkv}, nil, nil},
+	{"A second video stream, untouched", `video h264`, []output{mp4, mov, mkv, mpegts}, nil, nil},
+	{"Time code track (QuickTime)", `data (<nil>|unknown|none)`, nil, nil, []output{mp4, mov, mkv, webm}},
+	{"Chapter track (QuickTime)", `data bin_data`, nil, nil, []output{mp4, mov, mkv, webm}},
 }
 
 // fate is what becomes of a property where it is not kept as it is.
@@ -80,22 +81,9 @@ type property struct {
 }
 
 // notTested is what no job shows yet: the page says so instead of promising. A line that a job does show must leave this list.
-var notTested = map[string]bool{
-	"A second video stream, untouched in QuickTime":                     true,
-	"A second video stream, untouched in WebM":                          true,
-	"Time code track (QuickTime) in WebM":                               true,
-	"Time code track (QuickTime) in MPEG-TS":                            true,
-	"Streams' other metadata in WebM":                                   true,
-	"Hearing and visually impaired in MP4":                              true,
-	"Hearing and visually impaired in QuickTime":                        true,
-	"Hearing and visually impaired in WebM":                             true,
-	"Commentary in WebM":                                                true,
-	"Other dispositions: forced, original, dub and others in QuickTime": true,
-	"Other dispositions: forced, original, dub and others in WebM":      true,
-	"Other dispositions: forced, original, dub and others in MPEG-TS":   true,
-	"Rotation and mirroring in WebM":                                    true,
-	"Rotation and mirroring in MPEG-TS":                                 true,
-}
+var notTested = map[string]bool{}
+
+func unset(_, out string) bool { return out == "0" }
 
 func lost(_, out string) bool { return out == "" }
 
@@ -122,11 +110,17 @@ var properties = []property{
 		mp4.name: {text: "yes; where none is, the first becomes it", same: first}, mov.name: {text: "yes; where none is, the first becomes it", same: first},
 		mpegts.name: {text: "no", same: func(_, o string) bool { return o == "0" }},
 	}},
-	{name: "Hearing and visually impaired", match: `\w+ disposition\.(hearing|visual)_impaired`},
-	{name: "Commentary", match: `\w+ disposition\.comment`, in: map[string]fate{
-		mov.name: {text: "no", same: func(_, o string) bool { return o == "0" }}, mpegts.name: {text: "no", same: func(_, o string) bool { return o == "0" }},
+	{name: "Hearing and visually impaired", match: `\w+ disposition\.((hearing|visual)_impaired|captions)`, in: map[string]fate{
+		mp4.name: {text: "yes; subtitles for the hearing impaired are called captions, too", same: func(i, o string) bool { return i == "0" && o == "1" }},
+		mov.name: {text: "no", same: unset}, webm.name: {text: "no", same: unset},
 	}},
-	{name: "Other dispositions: forced, original, dub and others", match: `\w+ disposition\..*`},
+	{name: "Commentary", match: `\w+ disposition\.comment`, in: map[string]fate{
+		mov.name: {text: "no", same: unset}, webm.name: {text: "no", same: unset}, mpegts.name: {text: "no", same: unset},
+	}},
+	{name: "Other dispositions: forced, original, dub and others", match: `\w+ disposition\..*`, in: map[string]fate{
+		mp4.name: {text: "yes, but for original", same: unset}, mov.name: {text: "no", same: unset}, webm.name: {text: "no", same: unset},
+		mpegts.name: {text: "no", same: unset},
+	}},
 
 	{name: "Sound: codec", match: `audio codec_name`, in: map[string]fate{
 		mp4.name: {text: "yes; MP2 is called MP3, as MP4 has one name for both", same: func(i, o string) bool { return i == "mp2" && o == "mp3" }}}},
@@ -136,7 +130,9 @@ var properties = []property{
 	{name: "Sound: sample rate and channels", match: `audio (sample_rate|channels)`},
 
 	{name: "Sample aspect ratio", match: `upscaled (sample|display)_aspect_ratio`},
-	{name: "Rotation and mirroring", match: `upscaled side_data\.Display Matrix\..*`},
+	{name: "Rotation and mirroring", match: `upscaled side_data\.Display Matrix\..*`, in: map[string]fate{
+		mpegts.name: {text: "no", told: notice.MetadataReduced, same: lost},
+	}},
 	{name: "Pixel format: depth and chroma", match: `upscaled (pix_fmt|bits_per_raw_sample)`},
 	{name: "Colour: range, matrix, primaries, transfer", match: `upscaled color_.*`},
 	{name: "Chroma location", match: `upscaled chroma_location`},
@@ -164,6 +160,9 @@ else Matroska.
 
 This page is written by the test that holds real jobs against it (test/fidelity; ` + "`make generate`" + ` after changing its tables).
 `
+
+// textOf is what text subtitles of other kinds become.
+var textOf = map[string]string{mp4.name: "timed text", mov.name: "timed text", mkv.name: "SubRip", webm.name: "WebVTT"}
 
 // page returns docs/fidelity.md.
 func page() string {
@@ -194,6 +193,8 @@ func page() string {
 			switch {
 			case has(s.in, o):
 				return "yes"
+			case has(s.text, o):
+				return "text and plain styles, as " + textOf[o.name]
 			case has(s.silent, o):
 				return "written anew"
 			}

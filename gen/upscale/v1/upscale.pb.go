@@ -437,6 +437,8 @@ const (
 	StreamAction_STREAM_ACTION_COPY StreamAction = 2
 	// The output container cannot hold it; a notice says so.
 	StreamAction_STREAM_ACTION_DROP StreamAction = 3
+	// Text subtitles that the output container holds in another codec only; a notice says so.
+	StreamAction_STREAM_ACTION_CONVERT StreamAction = 4
 )
 
 // Enum value maps for StreamAction.
@@ -446,12 +448,14 @@ var (
 		1: "STREAM_ACTION_UPSCALE",
 		2: "STREAM_ACTION_COPY",
 		3: "STREAM_ACTION_DROP",
+		4: "STREAM_ACTION_CONVERT",
 	}
 	StreamAction_value = map[string]int32{
 		"STREAM_ACTION_UNSPECIFIED": 0,
 		"STREAM_ACTION_UPSCALE":     1,
 		"STREAM_ACTION_COPY":        2,
 		"STREAM_ACTION_DROP":        3,
+		"STREAM_ACTION_CONVERT":     4,
 	}
 )
 
@@ -3574,12 +3578,13 @@ const file_upscale_v1_upscale_proto_rawDesc = "" +
 	"\x11STREAM_KIND_AUDIO\x10\x02\x12\x18\n" +
 	"\x14STREAM_KIND_SUBTITLE\x10\x03\x12\x1a\n" +
 	"\x16STREAM_KIND_ATTACHMENT\x10\x04\x12\x14\n" +
-	"\x10STREAM_KIND_DATA\x10\x05*x\n" +
+	"\x10STREAM_KIND_DATA\x10\x05*\x93\x01\n" +
 	"\fStreamAction\x12\x1d\n" +
 	"\x19STREAM_ACTION_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15STREAM_ACTION_UPSCALE\x10\x01\x12\x16\n" +
 	"\x12STREAM_ACTION_COPY\x10\x02\x12\x16\n" +
-	"\x12STREAM_ACTION_DROP\x10\x03*\xc0\x03\n" +
+	"\x12STREAM_ACTION_DROP\x10\x03\x12\x19\n" +
+	"\x15STREAM_ACTION_CONVERT\x10\x04*\xc0\x03\n" +
 	"\n" +
 	"NoticeCode\x12\x1b\n" +
 	"\x17NOTICE_CODE_UNSPECIFIED\x10\x00\x12\x1d\n" +
