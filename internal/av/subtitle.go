@@ -11,8 +11,11 @@ static void upscaler_subtitle_close(AVCodecContext **dec, AVCodecContext **enc)
     avcodec_free_context(enc);
 }
 
-static int upscaler_subtitle_open(const AVCodecParameters *p, int num, int den, enum AVCodecID to, AVCodecContext **dec, AVCodecContext **enc)
+static void upscaler_subtitle_free(AVCodecContext *dec, AVCodecContext *enc) { upscaler_subtitle_close(&dec, &enc); }
+
+static int upscaler_subtitle_open(const AVCodecParameters *p, int num, int den, enum AVCodecID to, AVCodecContext **both)
 {
+    AVCodecContext **dec = &both[0], **enc = &both[1];
     const AVCodec *decoder = avcodec_find_decoder(p->codec_id), *encoder = avcodec_find_encoder(to);
     int ret = AVERROR(ENOMEM);
     *dec = *enc = NULL;
@@ -98,13 +101,13 @@ type TextConverter struct {
 // NewTextConverter returns a converter for a stream with parameters p and packets timed in timeBase to the codec to. The caller
 // owns it and calls Close.
 func NewTextConverter(p *astiav.CodecParameters, timeBase media.Rational, to astiav.CodecID) (*TextConverter, error) {
-	var dec, enc *C.AVCodecContext
-	ret := C.upscaler_subtitle_open((*C.AVCodecParameters)(raw(p)), C.int(timeBase.Num), C.int(timeBase.Den), C.enum_AVCodecID(to), &dec, &enc)
+	var both [2]*C.AVCodecContext
+	ret := C.upscaler_subtitle_open((*C.AVCodecParameters)(raw(p)), C.int(timeBase.Num), C.int(timeBase.Den), C.enum_AVCodecID(to), &both[0])
 	if ret < 0 {
 		return nil, fmt.Errorf("converting %s to %s: %w", CodecName(p.CodecID()), CodecName(to), astiav.Error(ret))
 	}
 	TrackOpen()
-	return &TextConverter{dec: dec, enc: enc}, nil
+	return &TextConverter{dec: both[0], enc: both[1]}, nil
 }
 
 // Parameters makes p those of the converted stream.
@@ -128,8 +131,8 @@ func (c *TextConverter) Convert(p *astiav.Packet) (shown bool, err error) {
 // Close frees the converter; nil is ignored. A second call does nothing.
 func (c *TextConverter) Close() {
 	if c != nil && c.dec != nil {
-		C.avcodec_free_context(&c.dec)
-		C.avcodec_free_context(&c.enc)
+		C.upscaler_subtitle_free(c.dec, c.enc)
+		c.dec, c.enc = nil, nil
 		TrackClose()
 	}
 }
