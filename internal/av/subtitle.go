@@ -13,9 +13,8 @@ static void upscaler_subtitle_close(AVCodecContext **dec, AVCodecContext **enc)
 
 static void upscaler_subtitle_free(AVCodecContext *dec, AVCodecContext *enc) { upscaler_subtitle_close(&dec, &enc); }
 
-static int upscaler_subtitle_open(const AVCodecParameters *p, int num, int den, enum AVCodecID to, AVCodecContext **both)
+static int subtitle_open(const AVCodecParameters *p, int num, int den, enum AVCodecID to, AVCodecContext **dec, AVCodecContext **enc)
 {
-    AVCodecContext **dec = &both[0], **enc = &both[1];
     const AVCodec *decoder = avcodec_find_decoder(p->codec_id), *encoder = avcodec_find_encoder(to);
     int ret = AVERROR(ENOMEM);
     *dec = *enc = NULL;
@@ -46,6 +45,18 @@ static int upscaler_subtitle_open(const AVCodecParameters *p, int num, int den, 
 fail:
     upscaler_subtitle_close(dec, enc);
     return ret;
+}
+
+typedef struct SubtitleContexts {
+    AVCodecContext *dec, *enc;
+    int ret; // below 0 with neither
+} SubtitleContexts;
+
+static SubtitleContexts upscaler_subtitle_open(const AVCodecParameters *p, int num, int den, enum AVCodecID to)
+{
+    SubtitleContexts c;
+    c.ret = subtitle_open(p, num, den, to, &c.dec, &c.enc);
+    return c;
 }
 
 // Replaces the content of a packet; returns the bytes it has then, 0 when there is nothing to be shown.
@@ -101,13 +112,12 @@ type TextConverter struct {
 // NewTextConverter returns a converter for a stream with parameters p and packets timed in timeBase to the codec to. The caller
 // owns it and calls Close.
 func NewTextConverter(p *astiav.CodecParameters, timeBase media.Rational, to astiav.CodecID) (*TextConverter, error) {
-	var both [2]*C.AVCodecContext
-	ret := C.upscaler_subtitle_open((*C.AVCodecParameters)(raw(p)), C.int(timeBase.Num), C.int(timeBase.Den), C.enum_AVCodecID(to), &both[0])
-	if ret < 0 {
-		return nil, fmt.Errorf("converting %s to %s: %w", CodecName(p.CodecID()), CodecName(to), astiav.Error(ret))
+	both := C.upscaler_subtitle_open((*C.AVCodecParameters)(raw(p)), C.int(timeBase.Num), C.int(timeBase.Den), C.enum_AVCodecID(to))
+	if both.ret < 0 {
+		return nil, fmt.Errorf("converting %s to %s: %w", CodecName(p.CodecID()), CodecName(to), astiav.Error(both.ret))
 	}
 	TrackOpen()
-	return &TextConverter{dec: both[0], enc: both[1]}, nil
+	return &TextConverter{dec: both.dec, enc: both.enc}, nil
 }
 
 // Parameters makes p those of the converted stream.
