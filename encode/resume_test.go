@@ -95,6 +95,9 @@ func TestResume(t *testing.T) {
 		{"ffv1 mkv", "in.mkv", picture + sound, "out.mkv", Options{Codec: CodecFFV1}},
 		{"prores mov", "in.mov", picture + sound, "out.mov", Options{Codec: CodecProRes}},
 	}
+	if testing.Short() {
+		table = table[:5]
+	}
 	for n, c := range table {
 		t.Run(c.name, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(1, uint64(n)))

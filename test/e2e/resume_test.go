@@ -76,7 +76,11 @@ func decoded(t *testing.T, path string) []string {
 // compares the result with that of a run that was left alone.
 func TestResumeAfterKill(t *testing.T) {
 	const frames = 300
-	for n, ext := range []string{"mp4", "mkv"} {
+	kinds := []string{"mp4", "mkv"}
+	if testing.Short() {
+		kinds = kinds[:1]
+	}
+	for n, ext := range kinds {
 		t.Run(ext, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(7, uint64(n)))
 			dir := t.TempDir()
