@@ -1,11 +1,13 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/bluenviron/gortsplib/v5"
@@ -196,43 +198,65 @@ type rtspPublisher struct {
 	start  time.Time
 	stop   func() bool
 
-	lead int // the track that begins: the video, if there is one
-	last struct {
-		pts int64
-		at  time.Time
-	} // sample of that track
+	lead  int      // the track that begins: the video, if there is one
+	begun bool     // packets are sent
+	held  []sample // until then
 }
 
-// maxBegin is the longest that the first sample of a track is held back.
-const maxBegin = time.Second
+// maxHold is how long the beginning waits for the other tracks, by the time of the leading one.
+const maxHold = clock
 
-// begin makes each track begin at its time beside the leading one. Media servers, mediamtx among them, take a track's time from when
-// its first packet comes after one of the other track, and so the sound would be off by as much as it comes early or late. What is
-// of before the beginning is left out.
-func (p *rtspPublisher) begin(ctx context.Context, track int, pts int64) (early bool, err error) {
-	if t := &p.tracks[track]; !t.begun {
-		if track != p.lead {
-			if !p.tracks[p.lead].begun || pts < p.last.pts {
-				return true, nil
-			}
-			due := p.last.at.Add(min(time.Duration(pts-p.last.pts)*time.Second/clock, maxBegin))
-			if !wait(ctx, time.Until(due)) {
-				return false, context.Cause(ctx)
-			}
+// begin holds samples back until every track has one that is not from before the first video frame, and then sends them in order
+// and at their times until every track has begun. Media servers, mediamtx among them, take a track's time from when its first packet comes after
+// one of the other track, and so the sound would be off for good by as much as a muxer lets it lag.
+func (p *rtspPublisher) begin(ctx context.Context, s sample) error {
+	p.held = append(p.held, s)
+	first := slices.IndexFunc(p.held, func(s sample) bool { return s.track == p.lead })
+	if first < 0 {
+		p.held = nil
+		return nil
+	}
+	start := p.held[first].pts
+	ready := map[int]bool{}
+	for _, h := range p.held {
+		if h.pts >= start {
+			ready[h.track] = true
 		}
-		t.begun = true
 	}
-	if track == p.lead {
-		p.last.pts, p.last.at = pts, time.Now()
+	if len(ready) < len(p.tracks) && s.dts-start < maxHold {
+		return nil
 	}
-	return false, nil
+	p.begun = true
+	held, at := p.held[first:], time.Now()
+	p.held = nil
+	// The first video frame is due at its PTS, those after it as much later as their DTS say, which is their order.
+	lead := held[0].dts
+	due := func(s sample) int64 {
+		if s.track == p.lead {
+			return s.dts - lead
+		}
+		return s.pts - start
+	}
+	slices.SortStableFunc(held, func(a, b sample) int { return cmp.Compare(due(a), due(b)) })
+	for _, h := range held {
+		if due(h) < 0 {
+			continue
+		}
+		if len(ready) > 0 && !wait(ctx, time.Until(at.Add(duration(due(h))))) {
+			return context.Cause(ctx)
+		}
+		delete(ready, h.track)
+		if err := p.sendNow(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type rtspTrack struct {
 	media  *description.Media
 	rate   int64
 	encode func([][]byte) ([]*rtp.Packet, error)
-	begun  bool
 }
 
 func publishRTSP(ctx context.Context, c *conn, tracks []format.Format) (publisher, error) {
@@ -273,16 +297,20 @@ func publishRTSP(ctx context.Context, c *conn, tracks []format.Format) (publishe
 }
 
 func (p *rtspPublisher) send(ctx context.Context, s sample) error {
-	if early, err := p.begin(ctx, s.track, s.pts); early || err != nil {
-		return err
+	if !p.begun {
+		return p.begin(ctx, s)
 	}
-	t := &p.tracks[s.track]
+	return p.sendNow(ctx, s)
+}
+
+func (p *rtspPublisher) sendNow(ctx context.Context, s sample) error {
+	t := p.tracks[s.track]
 	packets, err := t.encode(s.data)
 	if err != nil {
 		return nil //nolint:nilerr // a frame that RTP cannot carry is left out
 	}
 	// The receiver lines tracks up by this time, so it follows from the PTS and not from when the packet happened to be sent.
-	ntp := p.start.Add(time.Duration(s.pts) * time.Second / clock)
+	ntp := p.start.Add(duration(s.pts))
 	for _, packet := range packets {
 		packet.Timestamp += uint32(s.pts/clock*t.rate + s.pts%clock*t.rate/clock)
 		for {
