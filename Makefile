@@ -73,6 +73,12 @@ bench: build ## Measure frames per second end to end and of the engine alone
 bench-engines: build ## Measure the CPU engines, and OpenVINO and ncnn, on the same models and frame; writes docs/engines.md
 	@scripts/bench-engines.sh
 
+.PHONY: bench-live
+bench-live: build ## Find the largest picture and frame rate that each model holds live
+	@scripts/packages.sh test
+	. scripts/env.sh
+	go run ./bench/live
+
 .PHONY: clean
 clean: ## Remove what was built here (the cache folder stays)
 	@rm -rf bin out
