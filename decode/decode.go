@@ -124,8 +124,13 @@ type Source struct {
 	drained bool    // no packet and no frame will come any more
 	eof     bool    // the demuxer has ended; the decoder may still hold frames
 	end     []int64 // how far each stream reaches, in its time base, or NoTimestamp
-	known   bool    // the first bytes are those of a format we read
-	given   bool    // the first picture has been decoded and Media is complete
+	good    struct {
+		packets, damaged uint64 // sent and damaged when the last picture came
+		read             int64  // bytes read then
+		size             int64  // mean bytes of a picture, with what lies between
+	}
+	known bool // the first bytes are those of a format we read
+	given bool // the first picture has been decoded and Media is complete
 
 	frames, skipped, bytes, damaged, sent atomic.Uint64
 	busy                                  atomic.Int64
@@ -255,6 +260,9 @@ func (s *Source) SkipUnreferenced(skip bool) {
 	}
 }
 
+// Unread returns what has been read of the input and not been looked at, for another Source that goes on after ErrChanged.
+func (s *Source) Unread() []byte { return s.input.Unread() }
+
 // Close frees everything but Media and what Next has handed out. A second call does nothing.
 func (s *Source) Close() error {
 	for _, u := range s.pending {
@@ -346,7 +354,7 @@ func (s *Source) readPacket() error {
 	}
 	defer s.packet.Unref()
 	i := s.packet.StreamIndex()
-	if s.opts.Live && s.changed(i) {
+	if s.opts.Live && (s.changed(i) || s.stuck()) {
 		return ErrChanged
 	}
 	if i >= len(s.media.Streams) {
@@ -383,6 +391,40 @@ func (s *Source) readPacket() error {
 		s.preroll += int64(out.Size())
 	}
 	return nil
+}
+
+// Stuck is a running stream that goes on without pictures: FFmpeg's MPEG-TS demuxer does not see that a stream has changed its codec,
+// and what reaches the decoder then is damaged packets, or nothing.
+const (
+	// stuckPackets is how many packets may go by without a picture, most of them damaged: half a second at 25 pictures a second.
+	stuckPackets = 12
+
+	// stuckPictures is how many pictures' worth of bytes may go by without one, more than any decoder keeps back, and stuckBytes
+	// how many bytes at least, for what is read at once.
+	stuckPictures = 50
+	stuckBytes    = 256 << 10
+
+	// sizeMemory is how many pictures the running mean of their size looks back.
+	sizeMemory = 32
+)
+
+// picture remembers where the stream stands when a picture comes.
+func (s *Source) picture() {
+	if s.given {
+		s.good.size += (s.reader.read - s.good.read - s.good.size) / sizeMemory
+	}
+	s.good.packets, s.good.damaged, s.good.read = s.sent.Load(), s.damaged.Load(), s.reader.read
+}
+
+// stuck tells whether the decoder can make nothing of what comes.
+func (s *Source) stuck() bool {
+	if !s.given {
+		return false
+	}
+	if read := s.reader.read - s.good.read; read > stuckBytes && read > stuckPictures*s.good.size {
+		return true
+	}
+	return s.sent.Load()-s.good.packets > stuckPackets && s.damaged.Load()-s.good.damaged > stuckPackets/2
 }
 
 // changed tells whether the packet's stream, of the demuxer's number i, is a video other than the one being decoded, or the same

@@ -266,6 +266,7 @@ func (s *Source) describe() error {
 	s.time = newTimeline(m, s.format.InputFormat().Flags().Has(astiav.IOFormatFlagTsDiscont), func() {
 		s.notify(notice.TimestampsRepaired, notice.NoStream, "Missing or falling timestamps were repaired.")
 	})
+	s.time.live = s.opts.Live
 	s.video, err = newVideo(s)
 	return err
 }

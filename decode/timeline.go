@@ -12,6 +12,7 @@ import (
 // timeline is the one place where timestamps are repaired. Times that are fine pass through as they are: no offset is removed,
 // nothing is rounded.
 type timeline struct {
+	live          bool // a running stream
 	discontinuous bool // the format allows time to jump (MPEG-TS, MPEG-PS)
 	streams       []streamTime
 	offset        float64 // seconds added to every packet since the last jump
@@ -43,6 +44,9 @@ type frameTime struct {
 // taken to have jumped: FFmpeg's own dts_delta_threshold. Gaps below are gaps of the programme.
 const jump = 10
 
+// jumpBack is the same for a running stream and time that falls: nobody's programme does that, so it is another stream that begins.
+const jumpBack = 1
+
 func newTimeline(m *av.Media, discontinuous bool, note func()) *timeline {
 	t := &timeline{discontinuous: discontinuous, note: note}
 	for _, s := range m.Streams {
@@ -73,7 +77,12 @@ func (t *timeline) packet(p *astiav.Packet, passThrough bool) {
 	if t.discontinuous && at != av.NoTimestamp && s.timeBase.Den != 0 && s.kind != media.KindSubtitle && s.kind != media.KindData {
 		seconds := s.timeBase.Seconds(at) + t.offset
 		// A stream that pauses is off its own last packet, but not off the other streams.
-		if off := seconds - s.next; s.have && math.Abs(off) > jump && math.Abs(seconds-t.latest) > jump {
+		off := seconds - s.next
+		jumped := math.Abs(off) > jump && math.Abs(seconds-t.latest) > jump
+		if t.live && off < -jumpBack && seconds < t.latest-jumpBack {
+			jumped = true
+		}
+		if s.have && jumped {
 			t.offset -= off
 			seconds -= off
 			t.repaired()

@@ -259,6 +259,7 @@ func (v *video) changeRate(num, den int) {
 // emit copies or converts one picture into pooled memory and queues it. Times are in Media.VideoTimeBase.
 func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 	s := v.s
+	s.picture()
 	p := av.Inspect(f)
 	if !s.given {
 		if err := v.first(f, p); err != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -136,7 +137,7 @@ func (s *session) prepareLive(ctx context.Context, notify notice.Func) (_ *liveJ
 		return nil, err
 	}
 	p.input = s.liveInput(notify)
-	if p.source, err = p.input.open(ctx, nil); err != nil {
+	if p.source, err = p.input.open(ctx, nil, nil); err != nil {
 		return nil, err
 	}
 	options.Scale = p.models[0].Scale
@@ -336,7 +337,7 @@ type liveInput struct {
 	stop       func() // ends what connect's readers share; may be nil
 
 	mu      sync.Mutex
-	current io.Closer
+	current io.ReadCloser
 	ended   bool // by interrupt
 }
 
@@ -370,15 +371,14 @@ func (s *session) liveInput(notify notice.Func) *liveInput {
 	return in
 }
 
-// open connects and looks at the streams, whose frames are to be like those of like when that is not nil.
-func (in *liveInput) open(ctx context.Context, like *av.Media) (*decode.Source, error) {
-	in.close()
-	r, err := in.connect(ctx)
+// open connects and looks at the streams, whose frames are to be like those of like when that is not nil. With unread, the
+// connection that there is goes on, and this is what was read of it already.
+func (in *liveInput) open(ctx context.Context, like *av.Media, unread []byte) (*decode.Source, error) {
+	r, err := in.reader(ctx, unread)
 	if err != nil {
 		return nil, err
 	}
 	in.mu.Lock()
-	in.current = r
 	ended := in.ended
 	in.mu.Unlock()
 	if ended {
@@ -389,6 +389,25 @@ func (in *liveInput) open(ctx context.Context, like *av.Media) (*decode.Source, 
 	options := in.options
 	options.Like = like
 	return decode.Open(ctx, r, options)
+}
+
+// reader returns the current connection's bytes from unread on, or those of a new connection.
+func (in *liveInput) reader(ctx context.Context, unread []byte) (io.Reader, error) {
+	in.mu.Lock()
+	current := in.current
+	in.mu.Unlock()
+	if current != nil && unread != nil {
+		return io.MultiReader(bytes.NewReader(unread), current), nil
+	}
+	in.close()
+	r, err := in.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	in.mu.Lock()
+	in.current = r
+	in.mu.Unlock()
+	return r, nil
 }
 
 // interrupt ends the current connection and all that may follow.

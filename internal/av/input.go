@@ -67,6 +67,15 @@ func (in *Input) Allow(n int64) { in.large, in.allow = 0, n }
 // Err returns the reader's error, nil for none and for the end of the input.
 func (in *Input) Err() error { return in.err }
 
+// Unread returns a copy of what the reader has given and no demuxer has asked for yet.
+func (in *Input) Unread() []byte {
+	if in == nil || in.c == nil || in.c.buf_end == nil {
+		return nil
+	}
+	n := uintptr(unsafe.Pointer(in.c.buf_end)) - uintptr(unsafe.Pointer(in.c.buf_ptr))
+	return C.GoBytes(unsafe.Pointer(in.c.buf_ptr), C.int(n))
+}
+
 // BytesRead returns how many bytes the reader has given.
 func (in *Input) BytesRead() int64 { return in.read }
 

@@ -74,7 +74,8 @@ type LiveConfig struct {
 	Source *decode.Source
 	// Reopen opens the source again after its streams have changed and, with Reconnect, after it has ended. Its frames are to be
 	// like those of the first.
-	Reopen    func(ctx context.Context, like *av.Media) (*decode.Source, error)
+	// unread is what the source has read already of the connection that goes on.
+	Reopen    func(ctx context.Context, like *av.Media, unread []byte) (*decode.Source, error)
 	Reconnect bool
 	// Interrupt makes a read of the source's bytes that waits return with an error. It may be called at any time.
 	Interrupt func()

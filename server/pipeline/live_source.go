@@ -33,6 +33,10 @@ func (j *Live) read(ctx context.Context) error {
 		j.past.bytes.Add(int64(st.Bytes))
 		j.past.busy.Add(int64(st.Busy))
 		j.source.Store(nil)
+		var unread []byte
+		if changed {
+			unread = src.Unread()
+		}
 		if conn > 0 {
 			m := src.Media()
 			src.Close()
@@ -51,7 +55,7 @@ func (j *Live) read(ctx context.Context) error {
 			j.tell(notice.Connection, "The source is gone (%s); the last picture is shown until it is back, for up to %v.", reason(err), j.Hold)
 		}
 		gone := time.Now()
-		if src, err = j.reopen(ctx, first); err != nil {
+		if src, err = j.reopen(ctx, first, unread); err != nil {
 			return err
 		}
 		if !changed {
@@ -77,11 +81,11 @@ func reason(err error) string {
 }
 
 // reopen tries until it succeeds or ctx ends. It is the sink's goroutine that loses patience.
-func (j *Live) reopen(ctx context.Context, like *av.Media) (*decode.Source, error) {
+func (j *Live) reopen(ctx context.Context, like *av.Media, unread []byte) (*decode.Source, error) {
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = firstRetry, lastRetry
 	return backoff.Retry(ctx, func() (*decode.Source, error) {
-		src, err := j.Reopen(ctx, like)
+		src, err := j.Reopen(ctx, like, unread)
 		if ctx.Err() != nil {
 			if err == nil {
 				m := src.Media()

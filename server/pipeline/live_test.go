@@ -36,13 +36,13 @@ func (f *feed) interrupt() {
 	f.current.Close()
 }
 
-func (f *feed) open(ctx context.Context, like *av.Media) (*decode.Source, error) {
+func (f *feed) open(ctx context.Context, like *av.Media, unread []byte) (*decode.Source, error) {
 	select {
 	case r := <-f.conns:
 		f.mu.Lock()
 		f.current = r
 		f.mu.Unlock()
-		return decode.Open(ctx, r, decode.Options{Pool: f.pool, Live: true, Like: like})
+		return decode.Open(ctx, io.MultiReader(bytes.NewReader(unread), r), decode.Options{Pool: f.pool, Live: true, Like: like})
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -108,7 +108,7 @@ func runLive(t *testing.T, ctx context.Context, f *feed, change func(*pipeline.L
 	f.pool = frame.NewPool(1 << 22)
 	planes := frame.NewPool(1 << 22)
 	r := &liveRun{}
-	src, err := f.open(ctx, nil)
+	src, err := f.open(ctx, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,5 +251,53 @@ func TestLiveLosesPatience(t *testing.T) {
 	}
 	if r.final.Live.Held < 15 {
 		t.Errorf("%d frames held, want a second of them", r.final.Live.Held)
+	}
+}
+
+// TestLiveCodecChanges sends H.264 and then HEVC of another size within one stream, as a broadcast does at the hour.
+func TestLiveCodecChanges(t *testing.T) {
+	t.Parallel()
+	var data []byte
+	for _, c := range []struct{ name, args string }{
+		{"short-avc.ts", "-t 3 -b:v 3M -vf noise=alls=50:allf=t " + zeroLatency},
+		{"short-hevc.ts", "-t 3 -b:v 3M -vf scale=128:96,noise=alls=50:allf=t -c:v libx265 -tune zerolatency -x265-params log-level=none -g 25"},
+		{"short-small.ts", "-t 5 -b:v 3M -vf scale=64:48,noise=alls=50:allf=t " + zeroLatency},
+	} {
+		b, err := os.ReadFile(clipOf(t, c.name, c.args))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = append(data, b...)
+	}
+	f := &feed{conns: make(chan io.ReadCloser, 1)}
+	in := io.NopCloser(bytes.NewReader(data))
+	f.conns <- in
+	r := runLive(t, t.Context(), f, func(c *pipeline.LiveConfig) {
+		c.Paced = true
+		c.Reopen = func(ctx context.Context, like *av.Media, unread []byte) (*decode.Source, error) {
+			f.conns <- in // it goes on where it was
+			return f.open(ctx, like, unread)
+		}
+	})
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	video := r.times(t, "v")
+	if len(video) < 130 { // of 275: after each change about two seconds are lost
+		t.Errorf("%d frames", len(video))
+	}
+	for i := 1; i < len(video); i++ {
+		if gap := video[i] - video[i-1]; gap <= 0 || gap > 3.5 {
+			t.Errorf("frame %d comes %.3f s after the one before", i, gap)
+		}
+	}
+	told := 0
+	for _, n := range r.notices {
+		if n.Code == notice.SizeChanged {
+			told++
+		}
+	}
+	if told != 2 {
+		t.Errorf("told of %d changes, want 2", told)
 	}
 }
