@@ -270,6 +270,9 @@ func (s *Source) Close() error {
 	}
 	s.pending = nil
 	s.drained = true
+	if s.cut != nil {
+		s.cut.skim.free()
+	}
 	if s.video != nil {
 		s.video.close()
 		s.video = nil
@@ -334,6 +337,15 @@ func (s *Source) step() error {
 }
 
 func (s *Source) readPacket() error {
+	if s.cut != nil {
+		if p := s.cut.skim.next(); p != nil {
+			defer av.FreePacket(p)
+			return s.sendHeld(p)
+		}
+		if s.eof {
+			return s.video.drain()
+		}
+	}
 	s.input.Allow(s.opts.Limits.MaxPacketBytes)
 	if err := s.format.ReadFrame(s.packet); err != nil {
 		if err := s.inputErr(); err != nil {
@@ -349,6 +361,10 @@ func (s *Source) readPacket() error {
 		if s.cut.over() {
 			s.drained = true
 			return nil
+		}
+		if s.cut != nil {
+			s.cut.skim.over = true
+			return nil // what is held goes to the decoder, then it is drained
 		}
 		return s.video.drain()
 	}
@@ -372,6 +388,19 @@ func (s *Source) readPacket() error {
 	s.noteEnd(i, s.packet)
 	if i == s.media.VideoIndex {
 		if s.cut.over() {
+			return nil
+		}
+		held, err := s.skims(s.packet)
+		if held || err != nil {
+			return err
+		}
+		if s.cut != nil && len(s.cut.skim.held) > 0 { // this one after those
+			own := av.AllocPacket()
+			if own == nil {
+				return errNoMemory
+			}
+			own.MoveRef(s.packet)
+			s.cut.skim.held = append(s.cut.skim.held, own)
 			return nil
 		}
 		s.reader.arrivals.packet(s.packet)
@@ -435,6 +464,17 @@ func (s *Source) changed(i int) bool {
 		return i < len(streams) && streams[i].CodecParameters().MediaType() == astiav.MediaTypeVideo
 	}
 	return i == s.media.VideoIndex && streams[i].CodecParameters().CodecID() != s.media.Video().Params.CodecID()
+}
+
+// sendHeld gives a packet that was held back to the decoder.
+func (s *Source) sendHeld(p *astiav.Packet) error {
+	if s.cut.skim.dropped {
+		s.cut.skim.dropped = false
+		if err := s.video.restart(); err != nil {
+			return err
+		}
+	}
+	return s.video.send(p)
 }
 
 // noteDamage counts a damaged packet or frame, and tells the user once.

@@ -15,8 +15,8 @@ import (
 // Part is a span of an input: the pictures whose time begins within it, and the packets of the other streams that go with
 // them. Time counts from the input's first picture. What is handed out begins at zero, all streams shifted alike.
 //
-// An input is read front to back, so what lies before the part is decoded and thrown away: a picture may be built upon any
-// before it, and decoding costs little beside the network.
+// An input is read front to back. What lies before the part is read and thrown away, and decoded only from the group of pictures
+// before that in which the part begins.
 type Part struct {
 	Start    time.Duration
 	Duration time.Duration // 0 means to the end
@@ -36,6 +36,7 @@ type cut struct {
 	zero     int64           // its time, which becomes zero
 	ended    bool            // a picture at or after to has been decoded
 	pictures int             // decoded of the part
+	skim     skim            // packets of the video before the part
 	keyed    map[int]bool    // streams of other videos of which a key frame has been handed out
 }
 

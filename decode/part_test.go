@@ -1,12 +1,14 @@
 package decode
 
 import (
+	"bytes"
 	"math"
 	"slices"
 	"testing"
 	"time"
 
 	"upscaler/internal/av"
+	"upscaler/internal/frame"
 	"upscaler/internal/media"
 
 	"github.com/asticode/go-astiav"
@@ -126,5 +128,80 @@ func TestNewCutBounds(t *testing.T) {
 	c := newCut(Part{Start: math.MaxInt64, Duration: math.MaxInt64})
 	if c.part.Start != maxPartTime || c.part.Duration != maxPartTime {
 		t.Errorf("the part is %+v, want both capped to %v", c.part, maxPartTime)
+	}
+}
+
+// TestPartHasTheSamePictures: what lies far before a part is not decoded, and its pictures are the same all the same.
+func TestPartHasTheSamePictures(t *testing.T) {
+	const clip = "-f lavfi -i testsrc2=size=96x64:rate=25 -t 6 -pix_fmt yuv420p "
+	for _, c := range []struct{ name, file, args string }{
+		{"h264", "a.mp4", "-c:v libx264 -preset veryfast -g 20 -bf 3"},
+		{"h264, open groups", "a.mkv", "-c:v libx264 -preset veryfast -g 20 -bf 3 -x264-params open-gop=1"},
+		{"h264, intra refresh", "a.mkv", "-c:v libx264 -preset veryfast -g 20 -bf 0 -x264-params intra-refresh=1"},
+		{"h264, one group", "a.mkv", "-c:v libx264 -preset veryfast -g 1000 -sc_threshold 0"},
+		{"hevc, open groups", "a.mkv", "-c:v libx265 -preset ultrafast -x265-params keyint=20:open-gop=1:log-level=none"},
+		{"mpeg2 in ts", "a.ts", "-c:v mpeg2video -g 12 -bf 2 -q:v 3"},
+		{"mpeg4 in avi", "a.avi", "-c:v mpeg4 -g 12 -bf 2 -q:v 3"},
+		{"vp9", "a.webm", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 20"},
+		{"interlaced", "a.mkv", "-vf interlace=scan=tff -c:v libx264 -g 10 -flags +ildct+ilme -x264opts tff=1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := generate(t, c.file, clip+c.args)
+			whole, err := decodeAll(t, stream(readFile(t, path)), Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			frame := len(whole.raw) / len(whole.pts)
+			for _, start := range []time.Duration{40 * time.Millisecond, 1600 * time.Millisecond, 2 * time.Second, 3310 * time.Millisecond, 5900 * time.Millisecond} {
+				part, err := decodeAll(t, stream(readFile(t, path)), Options{Part: Part{Start: start}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				n := len(part.pts)
+				from := len(whole.pts) - n
+				tb := whole.media.VideoTimeBase
+				if from < 1 || tb.Seconds(whole.pts[from]-whole.pts[0])+1e-6 < start.Seconds() || tb.Seconds(whole.pts[from-1]-whole.pts[0]) > start.Seconds()-1e-6 {
+					t.Errorf("from %v on there are %d of %d pictures", start, n, len(whole.pts))
+					continue
+				}
+				for i, pts := range part.pts {
+					if pts != whole.pts[from+i]-whole.pts[from] {
+						t.Errorf("from %v on picture %d is at %d, want %d", start, i, pts, whole.pts[from+i]-whole.pts[from])
+						break
+					}
+				}
+				if !bytes.Equal(part.raw, whole.raw[from*frame:]) {
+					t.Errorf("from %v on the pictures differ from those of the whole: %.3f %%", start, 100*differing(part.raw, whole.raw[from*frame:]))
+				}
+			}
+		})
+	}
+}
+
+// TestSkimHoldsTwoGroups: what a part cannot need is let go of at once, and what is held is bounded.
+func TestSkimHoldsTwoGroups(t *testing.T) {
+	before := av.LiveContexts()
+	path := generate(t, "long.mkv", "-f lavfi -i testsrc2=size=96x64:rate=25 -t 20 -pix_fmt yuv420p -c:v libx264 -preset ultrafast -g 25")
+	s, err := Open(t.Context(), stream(readFile(t, path)), Options{Pool: frame.NewPool(1 << 20), Part: Part{Start: 15 * time.Second}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave := s.enter(t.Context())
+	most := 0
+	for s.cut.waiting() && !s.drained {
+		if err := s.step(); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, len(s.cut.skim.held))
+	}
+	if skipped := s.Stats().Skipped; skipped > 60 || most > 80 {
+		t.Errorf("%d pictures were decoded before the part, %d packets held; want about two groups of 25", skipped, most)
+	}
+	leave()
+	m := s.Media()
+	s.Close()
+	m.Free()
+	if n := av.LiveContexts(); n != before {
+		t.Errorf("%d contexts are open, %d before", n, before)
 	}
 }

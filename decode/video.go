@@ -120,6 +120,15 @@ func (v *video) send(p *astiav.Packet) error {
 	return v.judge(v.codec.SendPacket(p))
 }
 
+// restart makes the decoder forget what it was given: the next packet does not follow upon the last.
+func (v *video) restart() error {
+	if err := v.flush(); err != nil {
+		return err
+	}
+	av.FlushDecoder(v.codec)
+	return nil
+}
+
 // drain tells the decoder that no packet will follow, so that it gives the pictures it has kept for reordering.
 func (v *video) drain() error {
 	v.draining = true

@@ -250,6 +250,11 @@ func SideData(f *astiav.Frame) []frame.SideData {
 	return kept
 }
 
+// FlushDecoder makes an opened decoder forget all packets it was given.
+func FlushDecoder(c *astiav.CodecContext) {
+	C.avcodec_flush_buffers((*C.AVCodecContext)(c.UnsafePointer()))
+}
+
 // SetPacketTimeBase tells a decoder the unit of its packets' timestamps, which it needs to guess missing ones.
 func SetPacketTimeBase(c *astiav.CodecContext, tb media.Rational) {
 	C.picture_set_packet_time_base((*C.AVCodecContext)(c.UnsafePointer()), C.int(tb.Num), C.int(tb.Den))
