@@ -279,3 +279,59 @@ func TestCloseBeforeTheFirstPicture(t *testing.T) {
 		m.Free()
 	}
 }
+
+// TestResumeDamaged: an output that has suffered is gone on with, or refused, and nothing else.
+func TestResumeDamaged(t *testing.T) {
+	before := av.LiveContexts()
+	rounds := 24
+	if testing.Short() {
+		rounds = 6
+	}
+	in := ffmpeg(t, "in.mp4", "-f lavfi -i testsrc2=s=64x48:r=25 -f lavfi -i sine=r=48000 -t 2 -c:a aac -b:a 32k")
+	random := rand.New(rand.NewPCG(3, 3))
+	refused, resumed := 0, 0
+	for _, c := range []struct {
+		name      string
+		container Container
+	}{{"out.mp4", ContainerMP4}, {"out.mkv", ContainerMatroska}, {"out.ts", ContainerMPEGTS}} {
+		o := Options{Seekable: true, Container: c.container, Preset: "ultrafast", EncoderOptions: map[string]string{"g": "8"}}
+		whole := mustUpscale(t, in, c.name, o)
+		sound, err := os.ReadFile(interrupted(t, whole.out.log[:len(whole.out.log)*4/5+1], -1).Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range rounds {
+			bad := slices.Clone(sound)
+			for range 1 + random.IntN(8) {
+				switch at := random.IntN(len(bad)); random.IntN(3) {
+				case 0:
+					bad[at] ^= 1 << random.IntN(8)
+				case 1:
+					clear(bad[at:min(at+4096, len(bad))]) // a block that never reached the disk
+				default:
+					copy(bad[at:], bad[random.IntN(len(bad)):])
+				}
+			}
+			k := keep(t, interrupted(t, []piece{{0, bad}}, -1), whole.plan)
+			o.Kept = k
+			_, err := upscale(t, in, c.name, o)
+			k.Close()
+			var resume *ResumeError
+			switch {
+			case err == nil:
+				resumed++
+			case errors.As(err, &resume):
+				refused++
+			default:
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
+	}
+	t.Logf("%d gone on with, %d refused", resumed, refused)
+	if resumed == 0 {
+		t.Error("none was gone on with")
+	}
+	if n := av.LiveContexts(); n != before {
+		t.Errorf("%d FFmpeg contexts are open, %d before", n, before)
+	}
+}

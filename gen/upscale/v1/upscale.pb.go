@@ -1039,7 +1039,7 @@ type Start struct {
 	Strict      bool        `protobuf:"varint,6,opt,name=strict,proto3" json:"strict,omitempty"`
 	Deinterlace Deinterlace `protobuf:"varint,7,opt,name=deinterlace,proto3,enum=upscale.v1.Deinterlace" json:"deinterlace,omitempty"`
 	// Where the part to upscale begins, counted from the first picture; unset means at the beginning. What lies before it is
-	// sent and decoded all the same. The output's time begins at zero.
+	// sent all the same. The output's time begins at zero.
 	StartTime *durationpb.Duration `protobuf:"bytes,8,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// How long the part to upscale is; unset means to the end. The server ends the job once it has the part, which may be
 	// long before the client has sent everything.
