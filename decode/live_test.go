@@ -102,3 +102,42 @@ func TestLiveSoundHasTimes(t *testing.T) {
 		u.free()
 	}
 }
+
+// TestSkipUnreferenced leaves out the pictures that no other is built upon, and takes them again.
+func TestSkipUnreferenced(t *testing.T) {
+	path := generate(t, "bframes.ts", source("96x64", 25, 120)+" -c:v libx264 -bf 2 -x264-params b-pyramid=none:b-adapt=0 -g 250")
+	s, err := Open(t.Context(), stream(readFile(t, path)), Options{Pool: newPool(), Live: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { m := s.Media(); s.Close(); m.Free() }()
+	s.SkipUnreferenced(true)
+	n := 0
+	for s.Stats().VideoPackets < 60 || n == 0 {
+		u, err := s.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+		u.free()
+	}
+	if n > 30 {
+		t.Errorf("%d frames of the first 60, want a third of them", n)
+	}
+	s.SkipUnreferenced(false)
+	n = 0
+	for {
+		u, err := s.Next(t.Context())
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+		u.free()
+	}
+	if n < 50 {
+		t.Errorf("%d frames of the last 60, want all", n)
+	}
+}
