@@ -177,3 +177,19 @@ func TestLiveSegmentsNeedMPEGTS(t *testing.T) {
 		t.Errorf("segments of MP4: %v, want an OptionError for live.segment", err)
 	}
 }
+
+// TestAACFromTransportStreamInPipedMatroska keeps sound whose header comes with each packet where it must be told at the beginning.
+func TestAACFromTransportStreamInPipedMatroska(t *testing.T) {
+	for _, args := range []string{"-c:a aac", "-c:a aac -ac 6", "-c:a aac -ar 22050 -ac 1"} {
+		in := ffmpeg(t, "adts.ts", "-f lavfi -i testsrc2=size=96x64:rate=25:duration=2 -f lavfi -i sine=duration=2 "+args+x264)
+		r := mustUpscale(t, in, "out.mkv", Options{Container: ContainerMatroska})
+		p := probe(t, r.path)
+		if len(p.Streams) != 2 || len(p.times(1)) < 40 {
+			t.Errorf("%s: %d streams, want the sound too", args, len(p.Streams))
+			continue
+		}
+		if text, err := exec.Command("ffmpeg", "-v", "error", "-i", r.path, "-f", "null", "-").CombinedOutput(); err != nil || len(text) > 0 {
+			t.Errorf("%s: %v %s", args, err, text)
+		}
+	}
+}

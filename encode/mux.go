@@ -184,6 +184,11 @@ func (x *mux) addCopy(m *av.Media, s *av.Stream) error {
 		return err
 	}
 	p.SetCodecTag(av.KeepTag(x.fc.OutputFormat(), s.Params))
+	if x.plan.Container == ContainerMatroska && !x.plan.seekable {
+		if err := tellAAC(p); err != nil {
+			return err
+		}
+	}
 	if s.Kind == media.KindVideo {
 		av.SetStreamFrameRate(st, s.AvgFrameRate)
 	}

@@ -49,9 +49,10 @@ func (c *clock) picture(conn int, pts, duration int64, came time.Time) (out int6
 		c.duration = duration
 	}
 	if !c.begun {
-		c.begun, c.conn, c.last = true, conn, pts
-		c.anchor, c.at = pts, came
-		return pts, true, false
+		at := pts + c.offset
+		c.begun, c.conn, c.last = true, conn, at
+		c.anchor, c.at = at, came
+		return at, true, false
 	}
 	expected := c.expected(came)
 	if conn != c.conn {
@@ -89,6 +90,14 @@ func (c *clock) picture(conn int, pts, duration int64, came time.Time) (out int6
 func (c *clock) repeat(now time.Time) int64 {
 	c.last = max(c.last+c.step(), c.expected(now))
 	return c.last
+}
+
+// beginAfterZero moves a stream that begins before zero, as FFmpeg counts what lies before a wrap of the source's clock: not every
+// container has such times.
+func (c *clock) beginAfterZero(start int64) {
+	if start < 0 {
+		c.offset = c.units(time.Second) - start // a second is for sound that begins before the picture
+	}
 }
 
 // restart makes the picture with the source's time pts come at the output time given, or as soon after the last as can be.

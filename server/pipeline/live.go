@@ -150,6 +150,9 @@ func NewLive(c LiveConfig) *Live {
 	room := c.Frames.Budget() / max(m.Working.Bytes(m.Width, m.Height), 1) / 2
 	j.intake = newIntake(max(fewestWaiting, min(int(2*c.Latency.Seconds()*maxLiveRate), int(room))))
 	j.clock = clock{timeBase: m.VideoTimeBase, paced: c.Paced}
+	if start := m.Video().StartTime; start != av.NoTimestamp {
+		j.clock.beginAfterZero(start)
+	}
 	if rate := m.Video().AvgFrameRate.Float(); rate > 0 {
 		j.interval.Store(int64(float64(time.Second) / rate))
 		j.clock.duration = j.clock.units(time.Duration(j.interval.Load()))

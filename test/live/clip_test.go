@@ -87,7 +87,7 @@ func watch(t *testing.T, path string, scale int) recording {
 	t.Helper()
 	var r recording
 	width, height := clipWidth*scale, clipHeight*scale
-	for _, line := range lines(t, path, "v:0", "frame=pts_time") {
+	for _, line := range lines(t, path, "v:0", "packet=pts_time") {
 		r.times = append(r.times, number(t, line))
 	}
 	raw := program(t, nil, "ffmpeg", "-v", "error", "-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", "gray", "-f", "rawvideo", "-")

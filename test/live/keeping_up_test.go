@@ -22,9 +22,10 @@ import (
 )
 
 // pushed is the clip as a camera's MPEG-TS in real time.
-func pushed(t *testing.T, path string) io.Reader {
+func pushed(t *testing.T, path string, options ...string) io.Reader {
 	t.Helper()
-	cmd := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-re", "-i", path, "-c", "copy", "-flush_packets", "1", "-f", "mpegts", "-")
+	args := append([]string{"-v", "error", "-nostdin", "-re", "-i", path, "-c", "copy", "-flush_packets", "1"}, options...)
+	cmd := exec.Command("ffmpeg", append(args, "-f", "mpegts", "-")...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +136,32 @@ func TestStayingUp(t *testing.T) {
 		}
 	}
 	checkSkew(t, r, 2)
+}
+
+// TestClockWraps pushes a stream whose 33 bits of time overflow on the way.
+func TestClockWraps(t *testing.T) {
+	clip, err := makeClip("ten.mp4", clipWidth, clipHeight, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "out.mkv")
+	j := live(t, pushed(t, clip, "-output_ts_offset", "95438"), "-", path) // the clock ends at 95443.7 s
+	select {
+	case <-j.done:
+	case <-time.After(time.Minute):
+		t.Fatal("sr-client does not end with its input")
+	}
+	r := watch(t, path, 2)
+	if missing, ordered := gaps(r.numbers); !ordered || len(r.numbers) < 9*clipRate {
+		t.Errorf("%d frames, %d missing, in order: %v", len(r.numbers), missing, ordered)
+	}
+	for i := 1; i < len(r.times); i++ {
+		want := float64(r.numbers[i]-r.numbers[i-1]) / clipRate
+		if gap := r.times[i] - r.times[i-1]; gap < want-0.01 || gap > want+0.01 {
+			t.Errorf("frame %d comes %.3f s after the one before, want %.3f", r.numbers[i], gap, want)
+		}
+	}
+	checkSkew(t, r, 8)
 }
 
 // TestLatency measures from outside what the job says about its latency: from when a frame's first byte is sent to when its packet
