@@ -41,7 +41,7 @@ func transportStream(t *testing.T, args ...string) []byte {
 // it is in the clip, and there is a count of what is missing.
 func TestGOPs(t *testing.T) {
 	t.Parallel()
-	ts := transportStream(t, "-i", theClip(t), "-t", "12", "-c", "copy")
+	ts := transportStream(t, "-i", theClip(t), "-t", "8", "-c", "copy")
 	all, _ := inspect(t, "pipe:0", ts)
 	const limit = 1 << 20
 	q := live.NewGOPs(limit)
@@ -66,7 +66,7 @@ func TestGOPs(t *testing.T) {
 	q.End(io.EOF)
 	got.Write(drain(t, q))
 	dropped, _ := q.State()
-	compare(t, got.Bytes(), expected{frames: 50, gaps: true})
+	compare(t, got.Bytes(), expected{frames: 30, gaps: true})
 	video, _ := inspect(t, "pipe:0", got.Bytes())
 	if most > limit || dropped == 0 || len(video)+int(dropped) != len(all) {
 		t.Errorf("%d bytes were held; %d frames came out and %d were dropped, of %d", most, len(video), dropped, len(all))

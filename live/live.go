@@ -4,6 +4,11 @@
 // All of it is Go; FFmpeg has no network and sees bytes alone. Every connection goes through one guard, which compares what is
 // about to be dialled, after names are resolved and redirects followed, with what the operator allowed. So nothing that a peer
 // sends, be it a redirect, a playlist or an SDP, leads to a place that the operator did not name.
+//
+// SRT and UDP carry an MPEG-TS as it is. From RTSP, RTMP and HLS come, and to RTSP and RTMP go, tracks of H.264, HEVC, AAC, Opus, MP3
+// (to RTMP of 44.1 kHz only) and AC-3; of HLS in MPEG-TS segments only H.264 and AAC. RTSP runs within its one TCP connection. The
+// parameters of an SRT address are mode (caller or listener), streamid, passphrase, pbkeylen and latency (in milliseconds); a
+// multicast address may name an interface.
 package live
 
 import (

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -13,14 +14,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -323,7 +327,7 @@ func feed(t *testing.T, address string) (stop func()) {
 	case "rtmp":
 		args = append(args, "-f", "flv", address)
 	case "udp":
-		args = append(args, "-f", "mpegts", address+"?pkt_size=1316")
+		args = append(args, "-f", "mpegts", "-pkt_size", "1316", address)
 	default: // ffmpeg has the latency in microseconds
 		args = append(args, "-f", "mpegts", strings.Replace(address, "latency=1000", "latency=1000000", 1))
 	}
@@ -345,37 +349,46 @@ type piece struct {
 	digest string
 }
 
-// inspect decodes the video of a file or of bytes, and takes its sound apart.
+// inspect decodes the video of a file or of bytes, and takes its sound apart where there is any.
 func inspect(t *testing.T, input string, data []byte) (video, audio []piece) {
 	t.Helper()
-	args := []string{"-copyts", "-i", input}
-	pieces := func(more ...string) []piece {
-		out, err := ffmpeg(bytes.NewReader(data), append(append(args, more...), "-f", "framemd5", "-")...)
-		if err != nil {
-			if slices.Contains(more, "-bsf:a") {
-				return nil // it is not AAC
-			}
-			t.Fatal(err)
-		}
-		var list []piece
-		rate := int64(1)
-		for line := range strings.Lines(string(out)) {
-			fmt.Sscanf(line, "#tb 0: 1/%d", &rate)
-			fields := strings.Split(line, ",")
-			if strings.HasPrefix(line, "#") || len(fields) < 6 {
+	run := func(more ...string) ([]byte, error) {
+		args := []string{"-copyts", "-i", input, "-map", "0:v:0?", "-fps_mode", "passthrough", "-enc_time_base", "1:90000", "-map", "0:a:0?", "-c:a", "copy"}
+		return ffmpeg(bytes.NewReader(data), append(append(args, more...), "-f", "framemd5", "-")...)
+	}
+	out, err := run("-bsf:a", "aac_adtstoasc")
+	if err != nil { // it is not AAC
+		out, err = run()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := map[string]*[]piece{}
+	rates := map[string]int64{}
+	for line := range strings.Lines(string(out)) {
+		if about, isHeader := strings.CutPrefix(line, "#"); isHeader {
+			var what, stream, value string
+			if n, _ := fmt.Sscanf(about, "%s %1s: %s", &what, &stream, &value); n < 3 {
 				continue
 			}
-			pts, err := strconv.ParseInt(strings.TrimSpace(fields[2]), 10, 64)
-			if err != nil {
-				t.Fatal(err)
+			switch what {
+			case "tb":
+				rates[stream], _ = strconv.ParseInt(strings.TrimPrefix(value, "1/"), 10, 64)
+			case "media_type":
+				streams[stream] = map[string]*[]piece{"video": &video, "audio": &audio}[value]
 			}
-			list = append(list, piece{pts * 90000 / rate, strings.TrimSpace(fields[5])})
+			continue
 		}
-		return list
-	}
-	video = pieces("-map", "0:v:0", "-fps_mode", "passthrough", "-enc_time_base", "1:90000")
-	if audio = pieces("-map", "0:a:0", "-c", "copy", "-bsf:a", "aac_adtstoasc"); audio == nil {
-		audio = pieces("-map", "0:a:0", "-c", "copy")
+		fields := strings.Split(line, ",")
+		if len(fields) < 6 {
+			continue
+		}
+		pts, err := strconv.ParseInt(strings.TrimSpace(fields[2]), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := streams[fields[0]]
+		*list = append(*list, piece{pts * 90000 / rates[fields[0]], strings.TrimSpace(fields[5])})
 	}
 	return video, audio
 }
@@ -443,20 +456,28 @@ func offset(t *testing.T, what string, got, clip []piece, want expected) (by int
 // record reads a source until so much time has passed since its first byte.
 func record(t *testing.T, s io.Reader, d time.Duration) []byte {
 	t.Helper()
+	got, err := tryRecord(s, d)
+	if err != nil {
+		t.Fatalf("after %d bytes: %v", len(got), err)
+	}
+	return got
+}
+
+func tryRecord(s io.Reader, d time.Duration) ([]byte, error) {
 	var got bytes.Buffer
 	buf := make([]byte, 64<<10)
 	var first time.Time
 	for first.IsZero() || time.Since(first) < d {
 		n, err := s.Read(buf)
 		if err != nil {
-			t.Fatalf("after %d bytes: %v", got.Len(), err)
+			return got.Bytes(), err
 		}
 		if first.IsZero() {
 			first = time.Now()
 		}
 		got.Write(buf[:n])
 	}
-	return got.Bytes()
+	return got.Bytes(), nil
 }
 
 func open(t *testing.T, n *live.Network, address string) live.Source {
@@ -505,5 +526,40 @@ func TestPull(t *testing.T) {
 			s := open(t, loopback(t), address)
 			compare(t, record(t, s, 2*time.Second), expected{frames: 20, tolerance: test.tolerance, skew: test.skew})
 		})
+	}
+}
+
+// TestHTTPS reads a playlist over TLS, from a server with a certificate that is trusted and from one without.
+func TestHTTPS(t *testing.T) {
+	t.Parallel()
+	m := startMediamtx(t)
+	feed(t, m.address("srt", "in", true))
+	m.ready("in")
+	origin, err := url.Parse(fmt.Sprintf("http://127.0.0.1:%d", m.hls))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(folder, "cert.pem"), filepath.Join(folder, "key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(origin))
+	trusted.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	trusted.StartTLS()
+	defer trusted.Close()
+	var s live.Source
+	until(t, "the playlist has segments", func() bool {
+		s, err = loopback(t).OpenSource(context.Background(), trusted.URL+"/in/index.m3u8", nil)
+		return err == nil
+	})
+	defer s.Close()
+	compare(t, record(t, s, time.Second), expected{frames: 10, tolerance: 90, skew: 90})
+
+	unknown := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(origin))
+	unknown.Config.ErrorLog = log.New(io.Discard, "", 0)
+	unknown.StartTLS()
+	defer unknown.Close()
+	if _, err := loopback(t).OpenSource(context.Background(), unknown.URL+"/in/index.m3u8", nil); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("ended with %v", err)
 	}
 }

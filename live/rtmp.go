@@ -116,11 +116,12 @@ func dialRTMP(ctx context.Context, c *conn, publish bool) (_ rtmpMessages, stop 
 	if err != nil {
 		return rtmpMessages{}, nil, err
 	}
-	stop = context.AfterFunc(ctx, func() { _ = nc.Close() })
+	raw := nc // closes at once, where TLS would say goodbye to somebody who may not listen
+	stop = context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer func() {
 		if err != nil {
 			stop()
-			_ = nc.Close()
+			_ = raw.Close()
 		}
 	}()
 	_ = nc.SetReadDeadline(time.Now().Add(connectTimeout / 2))

@@ -68,19 +68,19 @@ func TestPush(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
 	for _, test := range []struct {
-		scheme          string
+		scheme, readBy  string
 		tolerance, skew int64
 	}{
-		{"srt", 0, 0},
-		{"rtmp", 90, 90},
-		{"rtsp", 0, 1000 * 90}, // mediamtx does not keep it, see TestPull
+		{"srt", "srt", 0, 0},
+		{"rtmp", "srt", 90, 90},
+		{"rtsp", "rtmp", 90, 250 * 90}, // mediamtx counts from when packets arrive, see TestPull; a few milliseconds when idle
 	} {
 		t.Run(test.scheme, func(t *testing.T) {
 			t.Parallel()
 			to := sink(t, loopback(t), m.address(test.scheme, test.scheme, true))
 			stream(t, to)
 			m.ready(test.scheme)
-			from := open(t, loopback(t), m.address("srt", test.scheme, false))
+			from := open(t, loopback(t), m.address(test.readBy, test.scheme, false))
 			compare(t, record(t, from, 2*time.Second), expected{frames: 20, tolerance: test.tolerance, skew: test.skew})
 			if stats := to.Stats(); !stats.Connected || stats.Reconnects != 0 {
 				t.Errorf("%+v", stats)
@@ -95,4 +95,15 @@ func TestUDP(t *testing.T) {
 	from := open(t, loopback(t), address)
 	stream(t, sink(t, loopback(t), address))
 	compare(t, record(t, from, 2*time.Second), expected{frames: 20})
+}
+
+// TestMulticast receives what is sent to a group on the loopback interface.
+func TestMulticast(t *testing.T) {
+	t.Parallel()
+	n := loopback(t)
+	n.Sources = append(n.Sources, pattern(t, "udp://239.0.0.0/8:*"))
+	port := freePort(t)
+	from := open(t, n, fmt.Sprintf("udp://@239.255.77.1:%d?interface=lo", port))
+	feed(t, fmt.Sprintf("udp://239.255.77.1:%d?localaddr=127.0.0.1&ttl=0", port))
+	compare(t, record(t, from, time.Second), expected{frames: 10})
 }

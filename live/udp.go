@@ -70,7 +70,7 @@ func pullUDP(ctx context.Context, c *conn) error {
 // pump feeds what a datagram protocol receives. What nobody reads in time is dropped here, as the system would.
 func (c *conn) pump(ctx context.Context, read func([]byte) (int, error)) error {
 	buf := make([]byte, maxDatagram)
-	dropping := false
+	told := false
 	for {
 		n, err := read(buf)
 		if err != nil || ctx.Err() != nil {
@@ -83,10 +83,10 @@ func (c *conn) pump(ctx context.Context, read func([]byte) (int, error)) error {
 		if err != nil {
 			return err
 		}
-		if !taken && !dropping {
-			c.notice("datagrams are dropped because they come faster than they are read")
+		if !taken && !told {
+			told = true
+			c.notice("datagrams are dropped when they come faster than they are read")
 		}
-		dropping = !taken
 	}
 }
 
