@@ -1,0 +1,110 @@
+package models_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"os/exec"
+	"testing"
+
+	"upscaler/internal/frame"
+	"upscaler/models"
+	"upscaler/sr"
+	"upscaler/sr/onnx"
+)
+
+// The clip's pictures are shrunk from width x height, which every scale divides.
+const (
+	clip          = "../testdata/big-buck-bunny-3s.mp4"
+	width, height = 840, 480
+	every         = 24 // frames, of which one is looked at
+)
+
+// margins are by how many dB of luma PSNR a model beats bicubic at least on three pictures of a film that no model has seen, by
+// scale; models trained on compressed video are not made for these clean ones, and gain less.
+var margins = map[string]map[int]float64{
+	"clean": {2: 2.7},
+	"video": {2: 2.2, 3: 1.7, 4: 1.3},
+}
+
+func TestModelsBeatBicubic(t *testing.T) {
+	if _, err := exec.LookPath("ffmpeg"); err != nil {
+		t.Skip("needs the ffmpeg program (scripts/packages.sh test)")
+	}
+	files, err := onnx.Catalog(models.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	portable, err := onnx.OpenCPU(onnx.CPUOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheduler, err := sr.New(sr.Config{Models: files, Engines: []sr.Engine{portable}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scheduler.Close()
+	want := luma(t, fmt.Sprintf("scale=%d:%d:flags=bicubic", width, height))
+	for _, f := range files {
+		t.Run(f.Name, func(t *testing.T) {
+			w, h := width/f.Scale, height/f.Scale
+			shrink := fmt.Sprintf("scale=%d:%d:flags=bicubic,scale=%d:%d:flags=bicubic", width, height, w, h)
+			small := luma(t, shrink)
+			bicubic := luma(t, shrink+fmt.Sprintf(",scale=%d:%d:flags=bicubic", width, height))
+			job, err := scheduler.Open(context.Background(), sr.Spec{Scale: f.Scale, Model: f.Name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer job.Close()
+			out := frame.Plane{Data: make([]byte, width*height), Stride: width, Width: width, Height: height, Depth: 8}
+			ours, theirs := 0.0, 0.0
+			pictures := len(small) / (w * h)
+			for i := range pictures {
+				in := frame.Plane{Data: small[i*w*h : (i+1)*w*h], Stride: w, Width: w, Height: h, Depth: 8}
+				ticket, err := job.Submit(context.Background(), in, out)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := ticket.Wait(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				truth := want[i*width*height : (i+1)*width*height]
+				ours += psnr(out.Data, truth, f.Scale) / float64(pictures)
+				theirs += psnr(bicubic[i*width*height:(i+1)*width*height], truth, f.Scale) / float64(pictures)
+			}
+			margin := margins[f.Flavour][f.Scale]
+			t.Logf("%.2f dB, bicubic %.2f", ours, theirs)
+			if margin == 0 || ours < theirs+margin {
+				t.Errorf("%.2f dB, bicubic %.2f: want %.2f dB more", ours, theirs, margin)
+			}
+		})
+	}
+}
+
+// luma returns the luma of every so many frames of the clip after a filter.
+func luma(t *testing.T, filter string) []byte {
+	t.Helper()
+	cmd := exec.Command("ffmpeg", "-v", "error", "-i", clip, "-vf", fmt.Sprintf("select=not(mod(n\\,%d)),extractplanes=y,%s", every, filter),
+		"-fps_mode", "passthrough", "-pix_fmt", "gray", "-f", "rawvideo", "-")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("ffmpeg: %v: %s", err, stderr.String())
+	}
+	return out
+}
+
+// psnr compares two pictures without a border, as the papers do.
+func psnr(a, b []byte, border int) float64 {
+	sum, n := 0.0, 0
+	for y := border; y < height-border; y++ {
+		for x := border; x < width-border; x++ {
+			d := float64(a[y*width+x]) - float64(b[y*width+x])
+			sum += d * d
+			n++
+		}
+	}
+	return 10 * math.Log10(255*255*float64(n)/sum)
+}
