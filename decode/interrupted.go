@@ -28,7 +28,7 @@ type EncodedVideo struct {
 	Order         int // how many other video streams come before it
 }
 
-// Interrupted is an output that was interrupted: it hands out the packets of its video up to the last whole group of pictures.
+// Interrupted is an output that was interrupted: it hands out the packets of its video as far as no picture is missing among them.
 // It is as little to be believed as any input, and is opened by the same rules. One goroutine uses it.
 type Interrupted struct {
 	r      io.ReadSeeker
@@ -194,36 +194,25 @@ func (k *Interrupted) findVideo() bool {
 	return false
 }
 
-// survey counts the packets before the last key frame. The group of pictures that begins there may go on where the file ends.
+// survey counts the packets that can be used: those before the last place where every picture that follows is also shown later,
+// and far enough from the end that none of an earlier time can have followed there. A group of pictures may end anywhere: none
+// of its pictures needs one that is decoded later.
 func (k *Interrupted) survey() {
 	var (
 		count  int
-		last   int64 // the latest time so far
-		key    int64 // the time of the last key frame
-		recent []int64
-		before struct {
-			frames int
-			end    int64
-		} // what was usable at the key frame before that
+		last   int64   // the latest time of those before recent
+		recent []int64 // the times of the last packets
 	)
 	for k.read() {
 		pts := k.packet.Pts()
 		isKey := k.packet.Flags().Has(astiav.PacketFlagKey)
 		k.packet.Unref()
-		switch {
-		case count == 0 && !isKey:
-			return // nothing to build upon
-		case count > 0 && isKey && pts > last:
-			before.frames, before.end = k.frames, k.end
-			k.frames, k.end, key = count, pts, pts
-		case count > 0 && pts < key: // the group is not closed: some of its pictures are shown before its key frame
-			k.frames, k.end = before.frames, before.end
-			return
-		}
 		if count == 0 {
-			k.start, last, key = pts, pts, pts
+			if !isKey {
+				return // nothing to build upon
+			}
+			k.start, last = pts, pts
 		}
-		last = max(last, pts)
 		count++
 		ahead := 0
 		for _, other := range recent {
@@ -232,8 +221,13 @@ func (k *Interrupted) survey() {
 			}
 		}
 		k.delay = max(k.delay, ahead)
-		if recent = append(recent, pts); len(recent) > maxReorder {
-			recent = recent[1:]
+		if recent = append(recent, pts); len(recent) <= maxReorder {
+			continue
+		}
+		last = max(last, recent[0])
+		recent = recent[1:]
+		if next := slices.Min(recent); next > last {
+			k.frames, k.end = count-len(recent), next
 		}
 	}
 }

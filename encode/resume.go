@@ -15,8 +15,7 @@ import (
 	"github.com/asticode/go-astiav"
 )
 
-// Kept is the encoded video of an interrupted output, as far as it can be used: the pictures before a key frame that was, or
-// would have been, the next.
+// Kept is the encoded video of an interrupted output, as far as it can be used. The next picture becomes a key frame.
 type Kept interface {
 	Frames() int
 	Header() []byte           // of the codec (extradata), as the container stores it
