@@ -25,6 +25,10 @@ const (
 	firstFragmentBytes = 8 << 20
 	firstFragmentTime  = 5 * time.Second
 
+	// growingFragment is the most video time that a fragment of a seekable MP4 holds while it grows: what a crash costs. A group
+	// of pictures, which would end it otherwise, may take half a minute of work. The finished file has no fragments.
+	growingFragment = 2 * time.Second
+
 	// fragmentBytes bounds what the MP4 muxer collects for one fragment.
 	fragmentBytes = 16 << 20
 
@@ -410,6 +414,7 @@ func (x *mux) writeHeader(m *av.Media) error {
 			// ordinary file after success.
 			flags = "+frag_keyframe+hybrid_fragmented"
 			o["flush_packets"] = "0"
+			o["frag_duration"] = strconv.FormatInt(growingFragment.Microseconds(), 10)
 		}
 		if slices.ContainsFunc(m.Metadata, func(kv av.KeyValue) bool { return strings.HasPrefix(kv.Key, "com.") }) {
 			flags += "+use_metadata_tags" // phones' metadata; the usual tags have no place for it

@@ -157,12 +157,12 @@ func TestStreamsAreKept(t *testing.T) {
 	}{
 		{"mkv to auto", mkv, ContainerAuto, true, ContainerMatroska, 0},
 		{"mkv to pipe mkv", mkv, ContainerMatroska, false, ContainerMatroska, 0},
-		{"mkv to mp4", mkv, ContainerMP4, true, ContainerMP4, 3},
+		{"mkv to mp4", mkv, ContainerMP4, true, ContainerMP4, 1}, // the font; SubRip and ASS become timed text
 		{"mkv to ts", mkv, ContainerMPEGTS, false, ContainerMPEGTS, 3},
 		{"mp4 to auto", mp4, ContainerAuto, true, ContainerMP4, 0},
 		{"mp4 to pipe mp4", mp4, ContainerMP4, false, ContainerMP4, 0},
 		{"mp4 to mov", mp4, ContainerMOV, true, ContainerMOV, 0},
-		{"mp4 to mkv", mp4, ContainerMatroska, true, ContainerMatroska, 1}, // mov_text
+		{"mp4 to mkv", mp4, ContainerMatroska, true, ContainerMatroska, 0}, // timed text becomes SubRip
 		{"late mp4 to mp4", mp4Late, ContainerMP4, true, ContainerMP4, 0},
 		{"late mp4 to pipe mp4", mp4Late, ContainerMP4, false, ContainerMP4, 0},
 		{"late mp4 to mkv", mp4Late, ContainerMatroska, true, ContainerMatroska, 0},
