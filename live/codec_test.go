@@ -22,6 +22,7 @@ import (
 	"github.com/pion/rtp"
 
 	"upscaler/live"
+	"upscaler/test/mediamtx"
 )
 
 // tracksOf returns the codecs that an MPEG-TS has.
@@ -63,13 +64,13 @@ func TestCodecs(t *testing.T) {
 			t.Run(test.name+" by "+scheme, func(t *testing.T) {
 				t.Parallel()
 				path := test.name + "-" + scheme
-				streamFile(t, sink(t, loopback(t), m.address(scheme, path, true)), file)
-				m.ready(path)
+				streamFile(t, sink(t, loopback(t), m.Address(scheme, path, true)), file)
+				m.Ready(path)
 				var got []byte
 				// By RTMP, sound other than AAC is not announced. gortmplib ends the connection when it comes after two seconds of
 				// video, which it may where a server begins a connection's times at zero and goes on with those of the stream.
-				until(t, "it can be read", func() bool {
-					s, err := loopback(t).OpenSource(context.Background(), m.address(scheme, path, false), nil)
+				mediamtx.Until(t, "it can be read", func() bool {
+					s, err := loopback(t).OpenSource(context.Background(), m.Address(scheme, path, false), nil)
 					if err != nil {
 						return false
 					}
@@ -91,7 +92,7 @@ func TestLeftOut(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
 	cmd := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-re", "-i", theClip(t), "-c:v", "copy", "-c:a", "pcm_mulaw", "-ar", "8000", "-ac", "1",
-		"-f", "rtsp", "-rtsp_transport", "tcp", m.address("rtsp", "in", true))
+		"-f", "rtsp", "-rtsp_transport", "tcp", m.Address("rtsp", "in", true))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -99,9 +100,9 @@ func TestLeftOut(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
-	m.ready("in")
+	m.Ready("in")
 	var notices []string
-	s, err := loopback(t).OpenSource(context.Background(), m.address("rtsp", "in", false), func(text string) { notices = append(notices, text) })
+	s, err := loopback(t).OpenSource(context.Background(), m.Address("rtsp", "in", false), func(text string) { notices = append(notices, text) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +131,7 @@ func TestSilentTrack(t *testing.T) {
 			t.Parallel()
 			var mu sync.Mutex
 			var notice string
-			s, err := loopback(t).OpenSink(context.Background(), m.address(scheme, "mute-"+scheme, true), func(c live.SinkChange) {
+			s, err := loopback(t).OpenSink(context.Background(), m.Address(scheme, "mute-"+scheme, true), func(c live.SinkChange) {
 				mu.Lock()
 				defer mu.Unlock()
 				notice += c.Notice
@@ -142,7 +143,7 @@ func TestSilentTrack(t *testing.T) {
 			if _, err := s.Write(mute); err != nil {
 				t.Fatal(err)
 			}
-			m.ready("mute-" + scheme)
+			m.Ready("mute-" + scheme)
 			mu.Lock()
 			defer mu.Unlock()
 			if !strings.Contains(notice, "left out 1 track") {
@@ -157,13 +158,13 @@ func TestSRTListener(t *testing.T) {
 	t.Parallel()
 	n := only(t, "srt://127.0.0.1:*", "srt://*:*")
 	n.Silence = patience
-	port := freePort(t)
+	port := mediamtx.FreePort(t)
 	to := sink(t, n, fmt.Sprintf("srt://127.0.0.1:%d?mode=listener&passphrase=correct-horse&streamid=a", port))
 	for wrong, why := range map[string]string{
 		"passphrase=correct-house&streamid=a": "passphrase", "streamid=a": "passphrase", "passphrase=correct-horse&streamid=b": "stream id",
 	} {
 		var err error
-		until(t, "somebody listens", func() bool {
+		mediamtx.Until(t, "somebody listens", func() bool {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			var s live.Source
@@ -178,7 +179,7 @@ func TestSRTListener(t *testing.T) {
 		}
 	}
 	var from live.Source
-	until(t, "the right one is let in", func() bool {
+	mediamtx.Until(t, "the right one is let in", func() bool {
 		s, err := n.OpenSource(context.Background(), fmt.Sprintf("srt://127.0.0.1:%d?passphrase=correct-horse&streamid=a", port), nil)
 		from = s
 		return err == nil
@@ -272,7 +273,7 @@ func TestRTSPClocks(t *testing.T) {
 	slices.SortStableFunc(packets, func(a, b packet) int { return int(a.due - b.due) })
 
 	handler := &rtspServer{}
-	server := &gortsplib.Server{Handler: handler, RTSPAddress: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	server := &gortsplib.Server{Handler: handler, RTSPAddress: fmt.Sprintf("127.0.0.1:%d", mediamtx.FreePort(t))}
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"upscaler/live"
+	"upscaler/test/mediamtx"
 )
 
 var serverSchemes = []string{"srt", "rtsp", "rtmp"}
@@ -33,37 +34,37 @@ func ends(t *testing.T, s live.Source) error {
 func TestServerDies(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
-	feed(t, m.address("rtsp", "in", true))
-	m.ready("in")
+	feed(t, m.Address("rtsp", "in", true))
+	m.Ready("in")
 	sources, sinks := map[string]live.Source{}, map[string]live.Sink{}
 	for _, scheme := range serverSchemes {
-		sources[scheme] = open(t, loopback(t), m.address(scheme, "in", false))
+		sources[scheme] = open(t, loopback(t), m.Address(scheme, "in", false))
 		record(t, sources[scheme], 0)
-		sinks[scheme] = sink(t, loopback(t), m.address(scheme, "out-"+scheme, true))
+		sinks[scheme] = sink(t, loopback(t), m.Address(scheme, "out-"+scheme, true))
 		stream(t, sinks[scheme])
 	}
 	for _, scheme := range serverSchemes {
-		m.ready("out-" + scheme)
+		m.Ready("out-" + scheme)
 	}
-	m.kill()
+	m.Kill()
 	for _, scheme := range serverSchemes {
 		var silent *live.SilentError
 		// By UDP, which SRT runs over, the system may say that the port is gone, or nothing.
 		if err := ends(t, sources[scheme]); err == nil || (errors.As(err, &silent) && scheme != "srt") {
 			t.Errorf("%s ended with %v", scheme, err)
 		}
-		until(t, scheme+" sink notices", func() bool { return !sinks[scheme].Stats().Connected })
+		mediamtx.Until(t, scheme+" sink notices", func() bool { return !sinks[scheme].Stats().Connected })
 		if _, err := sources[scheme].Read(make([]byte, 1)); err == nil {
 			t.Errorf("%s can be read after its end", scheme)
 		}
 	}
-	m.start()
+	m.Restart()
 	for _, scheme := range serverSchemes {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
-			m.ready("out-" + scheme)
-			until(t, "it is connected again", func() bool { return sinks[scheme].Stats().Connected })
-			from := open(t, loopback(t), m.address("srt", "out-"+scheme, false))
+			m.Ready("out-" + scheme)
+			mediamtx.Until(t, "it is connected again", func() bool { return sinks[scheme].Stats().Connected })
+			from := open(t, loopback(t), m.Address("srt", "out-"+scheme, false))
 			compare(t, record(t, from, time.Second), expected{frames: 10, tolerance: 90, skew: 1000 * 90})
 			if stats := sinks[scheme].Stats(); stats.Reconnects != 1 {
 				t.Errorf("%+v", stats)
@@ -76,13 +77,13 @@ func TestServerDies(t *testing.T) {
 func TestSilentServer(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
-	feed(t, m.address("srt", "in", true))
-	m.ready("in")
+	feed(t, m.Address("srt", "in", true))
+	m.Ready("in")
 	n := loopback(t)
 	n.Silence = 3 * time.Second
 	var all sync.WaitGroup
 	for _, scheme := range serverSchemes {
-		s := open(t, n, m.address(scheme, "in", false))
+		s := open(t, n, m.Address(scheme, "in", false))
 		record(t, s, 0)
 		all.Go(func() {
 			var silent *live.SilentError
@@ -91,7 +92,7 @@ func TestSilentServer(t *testing.T) {
 			}
 		})
 	}
-	_ = m.command.Process.Signal(syscall.SIGSTOP)
+	m.Pause()
 	all.Wait()
 }
 
@@ -100,7 +101,7 @@ func TestSilentUDP(t *testing.T) {
 	n := loopback(t)
 	n.Silence = 50 * time.Millisecond
 	var silent *live.SilentError
-	if err := ends(t, open(t, n, fmt.Sprintf("udp://127.0.0.1:%d", freePort(t)))); !errors.As(err, &silent) {
+	if err := ends(t, open(t, n, fmt.Sprintf("udp://127.0.0.1:%d", mediamtx.FreePort(t)))); !errors.As(err, &silent) {
 		t.Errorf("ended with %v", err)
 	}
 }
@@ -188,7 +189,7 @@ func TestSlowSink(t *testing.T) {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
 			m := startMediamtx(t)
-			direct := map[string]int{"rtmp": m.rtmp, "rtsp": m.rtsp}[scheme]
+			direct := map[string]int{"rtmp": m.RTMP, "rtsp": m.RTSP}[scheme]
 			v := startValve(t, direct)
 			n := loopback(t)
 			n.SinkBuffer = 1 << 20
@@ -213,7 +214,7 @@ func TestSlowSink(t *testing.T) {
 				}
 			}
 			send(0, 0.1, 4)
-			m.ready("live/out")
+			m.Ready("live/out")
 			v.shut()
 			send(0.1, 0.8, 40)
 			blocked := to.Stats()
@@ -221,10 +222,10 @@ func TestSlowSink(t *testing.T) {
 				t.Errorf("while nothing is taken: %+v", blocked)
 			}
 			v.open()
-			until(t, "what was held up is sent", func() bool { return to.Stats().QueuedBytes == 0 })
+			mediamtx.Until(t, "what was held up is sent", func() bool { return to.Stats().QueuedBytes == 0 })
 			var recorded sync.WaitGroup
 			recorded.Go(func() {
-				from := open(t, loopback(t), m.address("rtmp", "live/out", false))
+				from := open(t, loopback(t), m.Address("rtmp", "live/out", false))
 				compare(t, record(t, from, time.Second), expected{frames: 10, tolerance: 90, skew: 1000 * 90, gaps: true})
 			})
 			send(0.8, 1, 2)
@@ -252,7 +253,7 @@ func TestStuckSink(t *testing.T) {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
 			m := startMediamtx(t)
-			v := startValve(t, map[string]int{"rtmp": m.rtmp, "rtsp": m.rtsp}[scheme])
+			v := startValve(t, map[string]int{"rtmp": m.RTMP, "rtsp": m.RTSP}[scheme])
 			n := loopback(t)
 			n.Silence = 500 * time.Millisecond
 			to := sink(t, n, fmt.Sprintf("%s://127.0.0.1:%d/live/out", scheme, v.port))
@@ -267,16 +268,16 @@ func TestStuckSink(t *testing.T) {
 			for written < 10 {
 				write()
 			}
-			m.ready("live/out")
+			m.Ready("live/out")
 			v.shut()
-			until(t, "it counts as gone", func() bool {
+			mediamtx.Until(t, "it counts as gone", func() bool {
 				write()
 				return !to.Stats().Connected
 			})
 			v.open()
 			stop := stream(t, to)
 			defer stop()
-			until(t, "it is connected again", func() bool { return to.Stats().Connected })
+			mediamtx.Until(t, "it is connected again", func() bool { return to.Stats().Connected })
 			if stats := to.Stats(); stats.Reconnects == 0 {
 				t.Errorf("%+v", stats)
 			}
@@ -288,16 +289,16 @@ func TestStuckSink(t *testing.T) {
 func TestClose(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
-	feed(t, m.address("rtsp", "in", true))
-	m.ready("in")
+	feed(t, m.Address("rtsp", "in", true))
+	m.Ready("in")
 	for _, scheme := range serverSchemes {
-		s := open(t, loopback(t), m.address(scheme, "in", false))
+		s := open(t, loopback(t), m.Address(scheme, "in", false))
 		time.AfterFunc(50*time.Millisecond, func() { s.Close() })
 		if _, err := io.Copy(io.Discard, s); err == nil {
 			t.Errorf("%s: no error after Close", scheme)
 		}
 		ctx, cancel := context.WithCancelCause(context.Background())
-		s, err := loopback(t).OpenSource(ctx, m.address(scheme, "in", false), nil)
+		s, err := loopback(t).OpenSource(ctx, m.Address(scheme, "in", false), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -307,9 +308,9 @@ func TestClose(t *testing.T) {
 			t.Errorf("%s: %v after the context ended", scheme, err)
 		}
 		s.Close()
-		to := sink(t, loopback(t), m.address(scheme, "out-"+scheme, true))
+		to := sink(t, loopback(t), m.Address(scheme, "out-"+scheme, true))
 		stop := stream(t, to)
-		m.ready("out-" + scheme)
+		m.Ready("out-" + scheme)
 		to.Close()
 		stop()
 		if _, err := to.Write([]byte("x")); err == nil {
@@ -328,7 +329,7 @@ func TestNobody(t *testing.T) {
 	defer deaf.Close()
 	addresses := []string{fmt.Sprintf("srt://%s?streamid=x", deaf.LocalAddr())}
 	for _, scheme := range []string{"rtsp", "rtmp", "srt", "http"} {
-		addresses = append(addresses, fmt.Sprintf("%s://127.0.0.1:%d/x", scheme, freePort(t)))
+		addresses = append(addresses, fmt.Sprintf("%s://127.0.0.1:%d/x", scheme, mediamtx.FreePort(t)))
 	}
 	var all sync.WaitGroup
 	for _, a := range addresses {
@@ -348,5 +349,5 @@ func TestNobody(t *testing.T) {
 		})
 	}
 	all.Wait()
-	until(t, "nothing is left running", func() bool { return goleak.Find(before) == nil })
+	mediamtx.Until(t, "nothing is left running", func() bool { return goleak.Find(before) == nil })
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"upscaler/live"
+	"upscaler/test/mediamtx"
 )
 
 // forbidden is an address of this machine that counts who comes, by TCP and by UDP.
@@ -29,7 +30,7 @@ type forbidden struct {
 
 func forbid(t *testing.T) *forbidden {
 	t.Helper()
-	f := &forbidden{port: freePort(t)}
+	f := &forbidden{port: mediamtx.FreePort(t)}
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", f.port))
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -17,7 +16,6 @@ import (
 	"log"
 	"math/big"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
@@ -28,14 +26,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"upscaler/live"
+	"upscaler/test/mediamtx"
 )
 
 // patience is how long a test waits for what should come soon, on a machine that may be busy.
@@ -95,177 +92,10 @@ func makeCertificate() error {
 		os.WriteFile(filepath.Join(folder, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
 }
 
-// program returns the path of the mediamtx program, which `make test` has built.
-var program = sync.OnceValues(func() (string, error) {
-	out, err := exec.Command("../scripts/mediamtx.sh").Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		err = fmt.Errorf("%w: %s", err, exit.Stderr)
-	}
-	return strings.TrimSpace(string(out)), err
-})
-
-// mediamtx is a running media server, with every protocol on a port of its own.
-type mediamtx struct {
-	t                         *testing.T
-	config                    string
-	command                   *exec.Cmd
-	rtsp, rtmp, srt, hls, api int
-	rtsps, rtmps              int // with the certificate of TestMain
-}
-
-// lastPort is the last port that freePort gave. It begins somewhere below the ports that the system gives to connections, so that
-// none of those is met, and differs between two runs at once.
-var lastPort atomic.Int32
-
-func init() { lastPort.Store(int32(20000 + os.Getpid()*41%10000)) }
-
-// freePort returns a port that nobody uses by TCP and UDP.
-func freePort(t *testing.T) int {
+// startMediamtx runs a media server that knows TLS too, with the certificate of TestMain.
+func startMediamtx(t *testing.T) *mediamtx.Server {
 	t.Helper()
-	for range 1000 {
-		port := int(lastPort.Add(1))
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		l.Close()
-		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		u.Close()
-		return port
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
-func startMediamtx(t *testing.T) *mediamtx {
-	t.Helper()
-	if _, err := program(); err != nil {
-		t.Skipf("mediamtx could not be built: %v", err)
-	}
-	m := &mediamtx{t: t, config: filepath.Join(t.TempDir(), "mediamtx.yml")}
-	for _, p := range []*int{&m.rtsp, &m.rtmp, &m.srt, &m.hls, &m.api, &m.rtsps, &m.rtmps} {
-		*p = freePort(t)
-	}
-	config := fmt.Sprintf(`logLevel: warn
-writeQueueSize: 16384
-api: yes
-apiAddress: 127.0.0.1:%[1]d
-rtspAddress: 127.0.0.1:%[2]d
-rtspTransports: [tcp]
-rtspEncryption: optional
-rtspsAddress: 127.0.0.1:%[6]d
-rtspServerCert: %[8]s
-rtspServerKey: %[9]s
-rtmpAddress: 127.0.0.1:%[3]d
-rtmpEncryption: optional
-rtmpsAddress: 127.0.0.1:%[7]d
-rtmpServerCert: %[8]s
-rtmpServerKey: %[9]s
-srtAddress: 127.0.0.1:%[4]d
-hlsAddress: 127.0.0.1:%[5]d
-hlsVariant: mpegts
-hlsAlwaysRemux: yes
-hlsSegmentDuration: 400ms
-hlsSegmentCount: 5
-webrtc: no
-paths:
-  all_others:
-`, m.api, m.rtsp, m.rtmp, m.srt, m.hls, m.rtsps, m.rtmps, filepath.Join(folder, "cert.pem"), filepath.Join(folder, "key.pem"))
-	if err := os.WriteFile(m.config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	m.start()
-	t.Cleanup(m.kill)
-	return m
-}
-
-func (m *mediamtx) start() {
-	m.t.Helper()
-	path, _ := program()
-	m.command = exec.Command(path, m.config)
-	m.command.Stderr, m.command.Stdout = os.Stderr, os.Stderr
-	if err := m.command.Start(); err != nil {
-		m.t.Fatal(err)
-	}
-	m.until("mediamtx answers", func() bool { return m.get("paths/list", nil) })
-}
-
-func (m *mediamtx) kill() {
-	_ = m.command.Process.Signal(syscall.SIGCONT)
-	_ = m.command.Process.Kill()
-	_ = m.command.Wait()
-}
-
-func (m *mediamtx) get(what string, into any) bool {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
-	res, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/v3/%s", m.api, what))
-	if err != nil {
-		return false
-	}
-	defer res.Body.Close()
-	return res.StatusCode == http.StatusOK && (into == nil || json.NewDecoder(res.Body).Decode(into) == nil)
-}
-
-// ready waits until somebody publishes a path.
-func (m *mediamtx) ready(path string) {
-	m.t.Helper()
-	m.until("path "+path+" is published", func() bool {
-		var list struct {
-			Items []struct {
-				Name  string
-				Ready bool
-			}
-		}
-		if !m.get("paths/list", &list) {
-			return false
-		}
-		for _, p := range list.Items {
-			if p.Name == path && p.Ready {
-				return true
-			}
-		}
-		return false
-	})
-}
-
-func (m *mediamtx) until(what string, ok func() bool) {
-	m.t.Helper()
-	until(m.t, what, ok)
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited %s in vain: %s", patience, what)
-		}
-	}
-}
-
-// address returns the address of a path: the scheme decides which port it names.
-func (m *mediamtx) address(scheme, path string, publish bool) string {
-	switch scheme {
-	case "rtsps":
-		return fmt.Sprintf("rtsps://127.0.0.1:%d/%s", m.rtsps, path)
-	case "rtmps":
-		return fmt.Sprintf("rtmps://127.0.0.1:%d/%s", m.rtmps, path)
-	case "rtsp":
-		return fmt.Sprintf("rtsp://127.0.0.1:%d/%s", m.rtsp, path)
-	case "rtmp":
-		return fmt.Sprintf("rtmp://127.0.0.1:%d/%s", m.rtmp, path)
-	case "http":
-		return fmt.Sprintf("http://127.0.0.1:%d/%s/index.m3u8", m.hls, path)
-	}
-	action := "read"
-	if publish {
-		action = "publish"
-	}
-	// The latency, in milliseconds, is what SRT gives a busy machine to deliver.
-	return fmt.Sprintf("srt://127.0.0.1:%d?streamid=%s:%s&latency=1000", m.srt, action, path)
+	return mediamtx.StartTLS(t, filepath.Join(folder, "cert.pem"), filepath.Join(folder, "key.pem"))
 }
 
 // loopback is a network that may reach everything on this machine, with a log that goes to the test.
@@ -494,10 +324,10 @@ func open(t *testing.T, n *live.Network, address string) live.Source {
 func TestPull(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
-	feed(t, m.address("srt", "by-srt", true))
-	feed(t, m.address("rtsp", "by-rtsp", true))
-	m.ready("by-srt")
-	m.ready("by-rtsp")
+	feed(t, m.Address("srt", "by-srt", true))
+	feed(t, m.Address("rtsp", "by-rtsp", true))
+	m.Ready("by-srt")
+	m.Ready("by-rtsp")
 	for _, test := range []struct {
 		scheme, path    string
 		tolerance, skew int64
@@ -513,9 +343,9 @@ func TestPull(t *testing.T) {
 	} {
 		t.Run(test.scheme, func(t *testing.T) {
 			t.Parallel()
-			address := m.address(test.scheme, test.path, false)
+			address := m.Address(test.scheme, test.path, false)
 			if test.scheme == "http" {
-				until(t, "the playlist has segments", func() bool {
+				mediamtx.Until(t, "the playlist has segments", func() bool {
 					s, err := loopback(t).OpenSource(context.Background(), address, nil)
 					if err != nil {
 						return false
@@ -533,9 +363,9 @@ func TestPull(t *testing.T) {
 func TestHTTPS(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
-	feed(t, m.address("srt", "in", true))
-	m.ready("in")
-	origin, err := url.Parse(fmt.Sprintf("http://127.0.0.1:%d", m.hls))
+	feed(t, m.Address("srt", "in", true))
+	m.Ready("in")
+	origin, err := url.Parse(fmt.Sprintf("http://127.0.0.1:%d", m.HLS))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -548,7 +378,7 @@ func TestHTTPS(t *testing.T) {
 	trusted.StartTLS()
 	defer trusted.Close()
 	var s live.Source
-	until(t, "the playlist has segments", func() bool {
+	mediamtx.Until(t, "the playlist has segments", func() bool {
 		s, err = loopback(t).OpenSource(context.Background(), trusted.URL+"/in/index.m3u8", nil)
 		return err == nil
 	})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"upscaler/live"
+	"upscaler/test/mediamtx"
 )
 
 // stream sends the clip as an MPEG-TS to a sink, in real time, until the test ends or stop is called.
@@ -77,10 +78,10 @@ func TestPush(t *testing.T) {
 	} {
 		t.Run(test.scheme, func(t *testing.T) {
 			t.Parallel()
-			to := sink(t, loopback(t), m.address(test.scheme, test.scheme, true))
+			to := sink(t, loopback(t), m.Address(test.scheme, test.scheme, true))
 			stream(t, to)
-			m.ready(test.scheme)
-			from := open(t, loopback(t), m.address(test.readBy, test.scheme, false))
+			m.Ready(test.scheme)
+			from := open(t, loopback(t), m.Address(test.readBy, test.scheme, false))
 			compare(t, record(t, from, 2*time.Second), expected{frames: 20, tolerance: test.tolerance, skew: test.skew})
 			if stats := to.Stats(); !stats.Connected || stats.Reconnects != 0 {
 				t.Errorf("%+v", stats)
@@ -91,7 +92,7 @@ func TestPush(t *testing.T) {
 
 func TestUDP(t *testing.T) {
 	t.Parallel()
-	address := fmt.Sprintf("udp://127.0.0.1:%d", freePort(t))
+	address := fmt.Sprintf("udp://127.0.0.1:%d", mediamtx.FreePort(t))
 	from := open(t, loopback(t), address)
 	stream(t, sink(t, loopback(t), address))
 	compare(t, record(t, from, 2*time.Second), expected{frames: 20})
@@ -102,7 +103,7 @@ func TestMulticast(t *testing.T) {
 	t.Parallel()
 	n := loopback(t)
 	n.Sources = append(n.Sources, pattern(t, "udp://239.0.0.0/8:*"))
-	port := freePort(t)
+	port := mediamtx.FreePort(t)
 	from := open(t, n, fmt.Sprintf("udp://@239.255.77.1:%d?interface=lo", port))
 	feed(t, fmt.Sprintf("udp://239.255.77.1:%d?localaddr=127.0.0.1&ttl=0", port))
 	compare(t, record(t, from, time.Second), expected{frames: 10})

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ import (
 // patience is how long to wait for what should come soon, on a machine that may be busy.
 const patience = 20 * time.Second
 
-// program is the path of mediamtx, which `make test` has built.
+// program returns the path of the mediamtx program, which `make test` has built.
 var program = sync.OnceValues(func() (string, error) {
 	_, here, _, _ := runtime.Caller(0)
 	out, err := exec.Command(filepath.Join(filepath.Dir(here), "../../scripts/mediamtx.sh")).Output()
@@ -34,30 +35,80 @@ var program = sync.OnceValues(func() (string, error) {
 
 // Server is a running mediamtx, with every protocol on a port of its own on 127.0.0.1. Anyone may publish and read any path.
 type Server struct {
-	t                         *testing.T
-	config                    string
-	command                   *exec.Cmd
-	rtsp, rtmp, srt, hls, api int
+	RTSP, RTMP, SRT, HLS int // ports
+	RTSPS, RTMPS         int // with TLS
+
+	t       *testing.T
+	config  string
+	command *exec.Cmd
+	api     int
+}
+
+// lastPort is the last port that FreePort gave. It begins somewhere below the ports that the system gives to connections, so that
+// none of those is met, and differs between two runs at once.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(int32(20000 + os.Getpid()*41%10000)) }
+
+// FreePort returns a port that nobody uses by TCP and UDP.
+func FreePort(t *testing.T) int {
+	t.Helper()
+	for range 1000 {
+		port := int(lastPort.Add(1))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		l.Close()
+		u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		u.Close()
+		return port
+	}
+	t.Fatal("no free port")
+	return 0
 }
 
 // Start runs a server until the test ends. The test is skipped where mediamtx cannot be built.
 func Start(t *testing.T) *Server {
 	t.Helper()
+	return start(t, "")
+}
+
+// StartTLS is Start with RTSP and RTMP by TLS beside the rest, with a certificate and its key in these PEM files.
+func StartTLS(t *testing.T, cert, key string) *Server {
+	t.Helper()
+	return start(t, fmt.Sprintf(`rtspEncryption: optional
+rtspServerCert: %[1]s
+rtspServerKey: %[2]s
+rtmpEncryption: optional
+rtmpServerCert: %[1]s
+rtmpServerKey: %[2]s
+`, cert, key))
+}
+
+func start(t *testing.T, tls string) *Server {
+	t.Helper()
 	if _, err := program(); err != nil {
 		t.Skipf("mediamtx could not be built: %v", err)
 	}
 	m := &Server{t: t, config: filepath.Join(t.TempDir(), "mediamtx.yml")}
-	for _, p := range []*int{&m.rtsp, &m.rtmp, &m.srt, &m.hls, &m.api} {
+	for _, p := range []*int{&m.RTSP, &m.RTMP, &m.SRT, &m.HLS, &m.api, &m.RTSPS, &m.RTMPS} {
 		*p = FreePort(t)
 	}
 	config := fmt.Sprintf(`logLevel: warn
+writeQueueSize: 16384
 api: yes
-apiAddress: 127.0.0.1:%d
-rtspAddress: 127.0.0.1:%d
+apiAddress: 127.0.0.1:%[1]d
+rtspAddress: 127.0.0.1:%[2]d
 rtspTransports: [tcp]
-rtmpAddress: 127.0.0.1:%d
-srtAddress: 127.0.0.1:%d
-hlsAddress: 127.0.0.1:%d
+rtspsAddress: 127.0.0.1:%[6]d
+rtmpAddress: 127.0.0.1:%[3]d
+rtmpsAddress: 127.0.0.1:%[7]d
+%[8]ssrtAddress: 127.0.0.1:%[4]d
+hlsAddress: 127.0.0.1:%[5]d
 hlsVariant: mpegts
 hlsAlwaysRemux: yes
 hlsSegmentDuration: 400ms
@@ -65,7 +116,7 @@ hlsSegmentCount: 5
 webrtc: no
 paths:
   all_others:
-`, m.api, m.rtsp, m.rtmp, m.srt, m.hls)
+`, m.api, m.RTSP, m.RTMP, m.SRT, m.HLS, m.RTSPS, m.RTMPS, tls)
 	if err := os.WriteFile(m.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -86,18 +137,18 @@ func (m *Server) Restart() {
 	Until(m.t, "mediamtx answers", func() bool { return m.get("paths/list", nil) })
 }
 
+// Pause makes the server fall silent with all its connections open, until Continue.
+func (m *Server) Pause() { _ = m.command.Process.Signal(syscall.SIGSTOP) }
+
+// Continue ends a Pause.
+func (m *Server) Continue() { _ = m.command.Process.Signal(syscall.SIGCONT) }
+
 // Kill ends the server at once.
 func (m *Server) Kill() {
 	m.Continue()
 	_ = m.command.Process.Kill()
 	_ = m.command.Wait()
 }
-
-// Pause makes the server fall silent with all its connections open, until Continue.
-func (m *Server) Pause() { _ = m.command.Process.Signal(syscall.SIGSTOP) }
-
-// Continue ends a Pause.
-func (m *Server) Continue() { _ = m.command.Process.Signal(syscall.SIGCONT) }
 
 func (m *Server) get(what string, into any) bool {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
@@ -131,23 +182,6 @@ func (m *Server) Ready(path string) {
 	})
 }
 
-// Address returns the address of a path to read, or to publish, by the scheme: rtsp, rtmp, srt, or http for HLS.
-func (m *Server) Address(scheme, path string, publish bool) string {
-	switch scheme {
-	case "rtsp":
-		return fmt.Sprintf("rtsp://127.0.0.1:%d/%s", m.rtsp, path)
-	case "rtmp":
-		return fmt.Sprintf("rtmp://127.0.0.1:%d/%s", m.rtmp, path)
-	case "http":
-		return fmt.Sprintf("http://127.0.0.1:%d/%s/index.m3u8", m.hls, path)
-	}
-	action := "read"
-	if publish {
-		action = "publish"
-	}
-	return fmt.Sprintf("srt://127.0.0.1:%d?streamid=%s:%s", m.srt, action, path)
-}
-
 // Until waits until ok, and fails the test when that takes too long.
 func Until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -158,21 +192,24 @@ func Until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// FreePort returns a port that nobody uses by TCP and UDP.
-func FreePort(t *testing.T) int {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		port := l.Addr().(*net.TCPAddr).Port
-		if u, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			u.Close()
-			return port
-		}
+// Address returns the address of a path to read, or to publish: the scheme decides which port it names.
+func (m *Server) Address(scheme, path string, publish bool) string {
+	switch scheme {
+	case "rtsps":
+		return fmt.Sprintf("rtsps://127.0.0.1:%d/%s", m.RTSPS, path)
+	case "rtmps":
+		return fmt.Sprintf("rtmps://127.0.0.1:%d/%s", m.RTMPS, path)
+	case "rtsp":
+		return fmt.Sprintf("rtsp://127.0.0.1:%d/%s", m.RTSP, path)
+	case "rtmp":
+		return fmt.Sprintf("rtmp://127.0.0.1:%d/%s", m.RTMP, path)
+	case "http":
+		return fmt.Sprintf("http://127.0.0.1:%d/%s/index.m3u8", m.HLS, path)
 	}
-	t.Fatal("no free port")
-	return 0
+	action := "read"
+	if publish {
+		action = "publish"
+	}
+	// The latency, in milliseconds, is what SRT gives a busy machine to deliver.
+	return fmt.Sprintf("srt://127.0.0.1:%d?streamid=%s:%s&latency=1000", m.SRT, action, path)
 }
