@@ -151,6 +151,7 @@ func (s *session) prepareLive(ctx context.Context, notify notice.Func) (_ *liveJ
 	p.engine = p.levels[0].Engine
 	p.accepted = s.describe(&p.prepared)
 	p.accepted.EstimatedFrames, p.accepted.EstimatedTime = 0, nil
+	p.accepted.Model = s.firstModel(p)
 	p.accepted.Settings.Live = p.set.message(s.start.GetLive())
 	if s.start.GetModel() == "" {
 		p.accepted.Settings.Model = "" // any of them
@@ -202,6 +203,25 @@ func (s *session) openLevels(ctx context.Context, p *liveJob) error {
 	return nil
 }
 
+// estimate returns how long a frame takes at a level of the job, as far as it is known.
+func (s *session) estimate(p *liveJob, level int) (time.Duration, bool) {
+	m, l := p.source.Media(), p.levels[level]
+	return s.server.cfg.Scheduler.Estimate(l.Name, l.Engine.Device(), m.Width, m.Height)
+}
+
+// firstModel is what the job begins with.
+func (s *session) firstModel(p *liveJob) *upscalev1.Model {
+	var interval time.Duration
+	if rate := p.source.Media().Video().AvgFrameRate.Float(); rate > 0 {
+		interval = time.Duration(float64(time.Second) / rate)
+	}
+	first := pipeline.FirstLevel(p.levels, interval, func(level int) (time.Duration, bool) { return s.estimate(p, level) })
+	if first >= len(p.models) {
+		return &upscalev1.Model{Name: pipeline.Bicubic, Scale: uint32(p.models[0].Scale)}
+	}
+	return modelMessage(p.models[first])
+}
+
 // runLive works a live job to its end.
 func (s *session) runLive(ctx context.Context) (*upscalev1.Summary, error) {
 	p, err := s.prepareLive(ctx, s.notify(ctx))
@@ -227,14 +247,11 @@ func (s *session) runLive(ctx context.Context) (*upscalev1.Summary, error) {
 		return nil, err
 	}
 	defer sink.Close()
-	m := p.source.Media()
 	job := pipeline.NewLive(pipeline.LiveConfig{
 		Source: p.source, Reopen: p.input.open, Reconnect: p.input.reconnects, Interrupt: p.input.interrupt,
-		Levels: p.levels,
-		Estimate: func(level int) (time.Duration, bool) {
-			return s.server.cfg.Scheduler.Estimate(p.levels[level].Name, p.levels[level].Engine.Device(), m.Width, m.Height)
-		},
-		Sink: sink, Frames: s.frames, Luma: s.planes, Scale: p.options.Scale,
+		Levels:   p.levels,
+		Estimate: func(level int) (time.Duration, bool) { return s.estimate(p, level) },
+		Sink:     sink, Frames: s.frames, Luma: s.planes, Scale: p.options.Scale,
 		Latency: p.set.latency, Hold: p.set.hold, Paced: p.set.paced || p.input.paced, Notify: s.notify(ctx),
 	})
 	s.job.Store(&running{job})

@@ -35,11 +35,29 @@ type ladder struct {
 // begin chooses the best level that is expected to keep up, the last one when none is.
 func (l *ladder) begin(now time.Time) {
 	l.patient, l.changed = calm, now
-	for l.level = 0; l.level < l.levels-1; l.level++ {
-		if load, known := l.load(l.level); !known || load <= busiest {
-			return
+	l.level = firstLevel(l.levels, l.load)
+}
+
+func firstLevel(levels int, load func(level int) (float64, bool)) int {
+	level := 0
+	for level < levels-1 {
+		if load, known := load(level); !known || load <= busiest {
+			break
 		}
+		level++
 	}
+	return level
+}
+
+// FirstLevel returns the level that a live job of frames so far apart begins at, when estimate is what LiveConfig.Estimate is to be.
+func FirstLevel(levels []Level, interval time.Duration, estimate func(level int) (time.Duration, bool)) int {
+	return firstLevel(len(levels), func(level int) (float64, bool) {
+		if levels[level].Engine == nil || interval <= 0 {
+			return 0, true
+		}
+		each, known := estimate(level)
+		return float64(each) / float64(interval), known
+	})
 }
 
 // bottom tells whether there is no faster level.

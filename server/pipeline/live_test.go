@@ -48,15 +48,15 @@ func (f *feed) open(ctx context.Context, like *av.Media, unread []byte) (*decode
 	}
 }
 
-// camera writes a clip to a new connection in real time, from the second `from` of the clip on for the time given, and then closes
+// camera writes a clip to a new connection in real time, for the time given, and then closes
 // it; hang leaves it open and silent instead.
 func (f *feed) camera(t *testing.T, clip string, duration time.Duration, hang bool) {
 	t.Helper()
 	r, w := io.Pipe()
 	f.conns <- r
-	ctx, cancel := context.WithTimeout(context.Background(), duration)
+	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "ffmpeg", "-v", "error", "-re", "-i", clip, "-map", "0", "-c", "copy", "-f", "mpegts", "-flush_packets", "1", "-")
-	cmd.Stdout = w
+	cmd.Stdout = &firstWrite{Writer: w, then: func() { time.AfterFunc(duration, cancel) }} // a busy machine starts it late
 	go func() {
 		defer cancel()
 		_ = cmd.Run() // ends with the context, or with the clip
@@ -64,6 +64,18 @@ func (f *feed) camera(t *testing.T, clip string, duration time.Duration, hang bo
 			w.Close()
 		}
 	}()
+}
+
+// firstWrite calls then before its first write.
+type firstWrite struct {
+	io.Writer
+	once sync.Once
+	then func()
+}
+
+func (f *firstWrite) Write(p []byte) (int, error) {
+	f.once.Do(f.then)
+	return f.Writer.Write(p)
 }
 
 var clips sync.Map
