@@ -3,12 +3,14 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"upscaler/decode"
@@ -137,7 +139,7 @@ func (s *session) prepareLive(ctx context.Context, notify notice.Func) (_ *liveJ
 		return nil, err
 	}
 	p.input = s.liveInput(notify)
-	if p.source, err = p.input.open(ctx, nil, nil); err != nil {
+	if p.source, err = p.input.openFirst(ctx, p.set.hold, notify); err != nil {
 		return nil, err
 	}
 	options.Scale = p.models[0].Scale
@@ -406,6 +408,36 @@ func (in *liveInput) open(ctx context.Context, like *av.Media, unread []byte) (*
 	options := in.options
 	options.Like = like
 	return decode.Open(ctx, r, options)
+}
+
+// openFirst is open for the first time. A source that is not there yet is waited for as long as one that is gone would be.
+func (in *liveInput) openFirst(ctx context.Context, patience time.Duration, notify notice.Func) (*decode.Source, error) {
+	told := false
+	open := func() (*decode.Source, error) {
+		source, err := in.open(ctx, nil, nil)
+		if err == nil {
+			return source, nil
+		}
+		in.close()
+		var input *decode.InputError
+		var refused *live.RefusedError
+		var address *live.AddressError
+		wrong := errors.As(err, &input) && input.Kind != decode.Empty || errors.As(err, &refused) || errors.As(err, &address)
+		if !in.reconnects || wrong || ctx.Err() != nil {
+			return nil, backoff.Permanent(err)
+		}
+		if !told {
+			told = true
+			notify(notice.Notice{Code: notice.Connection, Stream: notice.NoStream,
+				Text: fmt.Sprintf("The source cannot be read yet (%v); it is tried again for up to %v.", err, patience)})
+		}
+		return nil, err
+	}
+	source, err := backoff.Retry(ctx, open, backoff.WithBackOff(live.Backoff()), backoff.WithMaxElapsedTime(max(patience, time.Nanosecond)))
+	if err != nil && told {
+		return nil, &pipeline.SourceGoneError{After: patience, Err: err}
+	}
+	return source, err
 }
 
 // reader returns the current connection's bytes from unread on, or those of a new connection.

@@ -124,7 +124,7 @@ func beeps(t *testing.T, path string) []float64 {
 	raw := program(t, nil, "ffmpeg", "-v", "error", "-copyts", "-i", path, "-map", "0:a:0", "-af", "aresample=async=1:first_pts="+
 		strconv.Itoa(int(number(t, first[0])*48000))+",aresample="+strconv.Itoa(rate), "-ac", "1", "-f", "s16le", "-")
 	var all []float64
-	quiet := rate
+	quiet := 0 // a beep under way at the beginning does not count
 	for i := 0; i+1 < len(raw); i += 2 {
 		v := int16(binary.LittleEndian.Uint16(raw[i:]))
 		if v > 3000 || v < -3000 {

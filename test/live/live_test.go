@@ -330,7 +330,7 @@ func TestProtocols(t *testing.T) {
 // TestFile records what three sources become in a file.
 func TestFile(t *testing.T) {
 	m := mediamtx.Start(t)
-	sources := []string{"srt", "rtsp", "rtmp"}
+	sources := []string{"srt", "rtsp", "rtmp", "http"} // http is HLS
 	if testing.Short() {
 		sources = sources[:1]
 	}
