@@ -407,7 +407,11 @@ func (in *liveInput) open(ctx context.Context, like *av.Media, unread []byte) (*
 	defer context.AfterFunc(ctx, in.interrupt)()
 	options := in.options
 	options.Like = like
-	return decode.Open(ctx, r, options)
+	source, err := decode.Open(ctx, r, options)
+	if err != nil {
+		in.close() // the next attempt is to have a connection of its own
+	}
+	return source, err
 }
 
 // openFirst is open for the first time. A source that is not there yet is waited for as long as one that is gone would be.
@@ -418,7 +422,6 @@ func (in *liveInput) openFirst(ctx context.Context, patience time.Duration, noti
 		if err == nil {
 			return source, nil
 		}
-		in.close()
 		var input *decode.InputError
 		var refused *live.RefusedError
 		var address *live.AddressError

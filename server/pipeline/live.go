@@ -73,8 +73,7 @@ func (e *SourceGoneError) Unwrap() error { return e.Err }
 type LiveConfig struct {
 	Source *decode.Source
 	// Reopen opens the source again after its streams have changed and, with Reconnect, after it has ended. Its frames are to be
-	// like those of the first.
-	// unread is what the source has read already of the connection that goes on.
+	// like those of the first. unread is what was read already of a connection that goes on, nil for a new one.
 	Reopen    func(ctx context.Context, like *av.Media, unread []byte) (*decode.Source, error)
 	Reconnect bool
 	// Interrupt makes a read of the source's bytes that waits return with an error. It may be called at any time.

@@ -56,6 +56,10 @@ func (j *Live) read(ctx context.Context) error {
 		}
 		gone := time.Now()
 		if src, err = j.reopen(ctx, first, unread); err != nil {
+			var input *decode.InputError
+			if !j.Reconnect && errors.As(err, &input) {
+				return nil // what is left is too little to be a stream
+			}
 			return err
 		}
 		if !changed {
