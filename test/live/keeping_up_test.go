@@ -87,6 +87,7 @@ func TestStayingUp(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
+	t.Parallel()
 	m := mediamtx.Start(t)
 	cam := camera(t, m, "in")
 	path := filepath.Join(t.TempDir(), "out.ts")
@@ -140,6 +141,7 @@ func TestStayingUp(t *testing.T) {
 
 // TestClockWraps pushes a stream whose 33 bits of time overflow on the way.
 func TestClockWraps(t *testing.T) {
+	t.Parallel()
 	clip, err := makeClip("ten.mp4", clipWidth, clipHeight, 10)
 	if err != nil {
 		t.Fatal(err)
@@ -282,6 +284,7 @@ func TestSinkComesBack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
+	t.Parallel()
 	m := mediamtx.Start(t)
 	j := live(t, pushed(t, theClip(t)), "-", m.Address("rtmp", "out", true))
 	m.Ready("out")

@@ -279,6 +279,7 @@ func checkSkew(t *testing.T, r recording, atLeast int) {
 	}
 }
 
+// reference is what the clip itself shows. Tests that wait more than they compute run side by side.
 var reference = func() func(t *testing.T) recording {
 	var once sync.Once
 	var r recording

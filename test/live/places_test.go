@@ -12,6 +12,7 @@ import (
 
 // TestHLSFolder reads a file at the speed it plays into a folder that a player can follow.
 func TestHLSFolder(t *testing.T) {
+	t.Parallel()
 	clip, err := makeClip("seven.mp4", clipWidth, clipHeight, 7)
 	if err != nil {
 		t.Fatal(err)

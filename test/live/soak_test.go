@@ -29,6 +29,7 @@ func TestSoak(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel()
 	length := soakTime
 	if s := os.Getenv("UPSCALER_SOAK"); s != "" {
 		var err error
