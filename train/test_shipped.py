@@ -22,6 +22,8 @@ MARGINS = {
     "lmswn-s-x2-clean-int8": (3.1, 3.45),
     "lmswn-s-x2-video": (2.5, 2.9),
     "lmswn-s-x2-video-int8": (2.5, 2.85),
+    "lmswn-m-x2-video": (2.5, 2.9),
+    "lmswn-m-x2-video-int8": (2.5, 2.85),
     "lmswn-s-x3-video": (1.9, 2.3),
     "lmswn-s-x3-video-int8": (1.9, 2.25),
     "lmswn-s-x4-video": (1.4, 2.0),
