@@ -42,6 +42,14 @@ type entry struct {
 	times         []time.Duration
 }
 
+// shape is what decides how much a network computes.
+type shape struct {
+	tier  string
+	scale int
+}
+
+func shapeOf(f sr.File) shape { return shape{f.Tier, f.Scale} }
+
 func (e *entry) median() time.Duration { return e.times[len(e.times)/2] }
 
 func main() {
@@ -71,7 +79,7 @@ func bench(width, height, rounds int, only, python, out string) error {
 	}
 	src := picture(width, height)
 	var entries []*entry
-	multiplyAdds := map[int]int64{} // a pixel, by scale: float32 and int8 are the same network
+	multiplyAdds := map[shape]int64{} // a pixel: float32 and int8 are the same network
 	for _, f := range files {
 		dst := frame.Plane{
 			Data: make([]byte, width*height*f.Scale*f.Scale), Stride: width * f.Scale,
@@ -79,7 +87,7 @@ func bench(width, height, rounds int, only, python, out string) error {
 		}
 		if n, err := native.Load(f.Data); err == nil {
 			defer n.Close()
-			multiplyAdds[f.Scale] = n.MultiplyAdds()
+			multiplyAdds[shapeOf(f)] = n.MultiplyAdds()
 			entries = append(entries, here(f.Name, "ours, "+n.Path(), dst, func(dst frame.Plane) error { return n.Upscale(src, dst) }))
 		}
 		net, err := ort.Open(f)
@@ -132,7 +140,7 @@ func bench(width, height, rounds int, only, python, out string) error {
 			"Winograd's algorithm saves multiply-adds that are counted.\n\n", top)
 	}
 	for _, f := range files {
-		table(&page, f, entries, float64(multiplyAdds[f.Scale])*float64(width*height)/1e9, top)
+		table(&page, f, entries, float64(multiplyAdds[shapeOf(f)])*float64(width*height)/1e9, top)
 	}
 	if len(missing) > 0 {
 		fmt.Fprintf(&page, "Not measured:\n\n")
