@@ -13,7 +13,7 @@ echo "test: unit and end-to-end tests"
 # Live streams are tested on their own: what other tests leave of two cores is no machine to keep up on.
 mapfile -t packages < <(go list ./... | grep -v '/test/live$')
 go test -timeout 15m "${packages[@]}"
-go test -timeout 15m ./test/live
+go test -timeout 15m -parallel 4 ./test/live # they wait more than they compute
 
 echo "test: again under the race detector"
 UPSCALER_TEST_RACE=1 go test -race -short -timeout 10m ./...

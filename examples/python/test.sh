@@ -81,6 +81,20 @@ for kind in "gray", "yuv":
         others = [abs(picture - other).mean() for other in small if other is not original and (other != original).any()]
         assert difference < 4 and difference < min(others), (kind, difference, min(others))
 PYTHON
+# The README's short form is run as it stands there, and gives the same.
+"$venv/bin/python" - "$work" "unix:$work/sr.sock" <<'PYTHON' || fail "the README's upscale() gives something else than frames.py"
+import re, sys
+import grpc
+import numpy as np
+from frames import OPTIONS
+from upscale.v1 import upscale_pb2 as pb
+from upscale.v1 import upscale_pb2_grpc as rpc
+blocks = re.findall(r"```python\n(.*?)```", open("../../README.md").read(), re.S)
+[code] = [block for block in blocks if "UpscaleFrames" in block]
+exec(code)
+small, large = np.load(sys.argv[1] + "/gray.npy"), np.load(sys.argv[1] + "/gray.x2.npy")
+assert np.array_equal(np.stack(list(upscale(sys.argv[2], small))), large)
+PYTHON
 if said=$("$venv/bin/python" frames.py "$work/float.npy" "$work/no.npy" "unix:$work/sr.sock" 2>&1); then
   fail "floats were accepted as a picture"
 fi

@@ -300,6 +300,7 @@ func TestProtocols(t *testing.T) {
 	if testing.Short() {
 		t.Skip("TestFile is the short form")
 	}
+	t.Parallel()
 	m := mediamtx.Start(t)
 	for _, c := range []struct{ from, to string }{{"rtsp", "rtmp"}, {"rtmp", "srt"}, {"srt", "rtsp"}} {
 		t.Run(c.from+" to "+c.to, func(t *testing.T) {
@@ -330,6 +331,7 @@ func TestProtocols(t *testing.T) {
 
 // TestFile records what three sources become in a file.
 func TestFile(t *testing.T) {
+	t.Parallel()
 	m := mediamtx.Start(t)
 	sources := []string{"srt", "rtsp", "rtmp", "http"} // http is HLS
 	if testing.Short() {
