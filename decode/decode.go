@@ -113,6 +113,7 @@ type Source struct {
 	spool   Spool
 	input   *av.Input
 	format  *astiav.FormatContext
+	coded   *astiav.CodecParameters // of the video, as the demuxer has them now
 	packet  *astiav.Packet
 	video   *video
 	time    *timeline
@@ -459,11 +460,14 @@ func (s *Source) stuck() bool {
 // changed tells whether the packet's stream, of the demuxer's number i, is a video other than the one being decoded, or the same
 // in another codec.
 func (s *Source) changed(i int) bool {
-	streams := s.format.Streams()
-	if i >= len(s.media.Streams) {
-		return i < len(streams) && streams[i].CodecParameters().MediaType() == astiav.MediaTypeVideo
+	switch {
+	case i == s.media.VideoIndex:
+		return s.coded.CodecID() != s.media.Video().Params.CodecID()
+	case i < len(s.media.Streams):
+		return false
 	}
-	return i == s.media.VideoIndex && streams[i].CodecParameters().CodecID() != s.media.Video().Params.CodecID()
+	streams := s.format.Streams()
+	return i < len(streams) && streams[i].CodecParameters().MediaType() == astiav.MediaTypeVideo
 }
 
 // sendHeld gives a packet that was held back to the decoder.

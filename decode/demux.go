@@ -267,6 +267,7 @@ func (s *Source) describe() error {
 		s.notify(notice.TimestampsRepaired, notice.NoStream, "Missing or falling timestamps were repaired.")
 	})
 	s.time.live = s.opts.Live
+	s.coded = s.format.Streams()[m.VideoIndex].CodecParameters()
 	s.video, err = newVideo(s)
 	return err
 }

@@ -176,16 +176,25 @@ func (j *Live) load(level int) (float64, bool) {
 	if interval <= 0 {
 		return 0, false
 	}
-	p := j.Progress()
 	other := 0.0
-	if p.Encoded > 0 {
-		other = float64(p.Stages.Decode+p.Stages.Encode) / float64(p.Encoded) / float64(runtime.NumCPU())
+	if encoded := j.encoded.Load(); encoded > 0 {
+		busy := j.Sink.Stats().Busy + j.decodeBusy()
+		other = float64(busy) / float64(encoded) / float64(runtime.NumCPU())
 	}
 	if j.Levels[level].Engine == nil {
 		return other / interval, true
 	}
 	each, known := j.Estimate(level)
 	return (float64(each) + other) / interval, known
+}
+
+// decodeBusy is how long decoding has taken, over all connections.
+func (j *Live) decodeBusy() time.Duration {
+	busy := time.Duration(j.past.busy.Load())
+	if src := j.source.Load(); src != nil {
+		busy += src.Stats().Busy
+	}
+	return busy
 }
 
 // Progress may be called from any goroutine while Run goes on and after it.
@@ -197,12 +206,10 @@ func (j *Live) Progress() Progress {
 		Position: time.Duration(j.position.Load()),
 		BytesIn:  uint64(j.past.bytes.Load()),
 		BytesOut: uint64(sink.BytesOut),
-		Stages:   Stages{Decode: time.Duration(j.past.busy.Load()), Encode: sink.Busy},
+		Stages:   Stages{Decode: j.decodeBusy(), Encode: sink.Busy},
 	}
 	if src := j.source.Load(); src != nil {
-		st := src.Stats()
-		p.BytesIn += st.Bytes
-		p.Stages.Decode += st.Busy
+		p.BytesIn += src.Stats().Bytes
 	}
 	for _, l := range j.Levels {
 		if l.Engine != nil {
