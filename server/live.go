@@ -361,19 +361,10 @@ type liveInput struct {
 }
 
 func (s *session) liveInput(notify notice.Func) *liveInput {
-	in := &liveInput{options: decode.Options{
-		Name:        s.start.GetInput().GetName(),
-		Limits:      decode.Limits{MaxPixels: s.server.limits.MaxInputPixels},
-		Pool:        s.frames,
-		Notify:      notify,
-		Threads:     s.server.cfg.CodecThreads,
-		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
-		Live:        true,
-	}}
+	in := &liveInput{options: s.decodeOptions(notify)}
+	in.options.Live = true
 	if s.start.GetLive().GetPaced() { // a file, which may have to be stored first
-		in.options.Spool = func() (decode.Spool, error) {
-			return decode.NewSpool(s.server.cfg.SpoolDir, s.server.limits.MaxSpool)
-		}
+		in.options.Spool = s.spool
 	}
 	if addr := s.start.GetLive().GetSource(); addr != "" {
 		in.reconnects = true

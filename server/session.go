@@ -128,18 +128,12 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 	if p.engine, err = srv.cfg.Scheduler.Open(ctx, spec); err != nil {
 		return nil, err
 	}
-	p.source, err = decode.Open(ctx, s.input, decode.Options{
-		Name:        s.start.GetInput().GetName(),
-		Limits:      decode.Limits{MaxPixels: srv.limits.MaxInputPixels},
-		Pool:        s.frames,
-		Notify:      notify,
-		Threads:     srv.cfg.CodecThreads,
-		Spool:       func() (decode.Spool, error) { return decode.NewSpool(srv.cfg.SpoolDir, srv.limits.MaxSpool) },
-		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
-		FieldRate:   s.start.GetFieldRate(),
-		Stills:      options.Container == encode.ContainerPNG || options.Container == encode.ContainerPNGSequence,
-		Part:        part,
-	})
+	input := s.decodeOptions(notify)
+	input.Spool = s.spool
+	input.FieldRate = s.start.GetFieldRate()
+	input.Stills = options.Container == encode.ContainerPNG || options.Container == encode.ContainerPNGSequence
+	input.Part = part
+	p.source, err = decode.Open(ctx, s.input, input)
 	if err != nil {
 		p.close()
 		return nil, err
@@ -162,6 +156,23 @@ func (s *session) prepare(ctx context.Context, notify notice.Func) (*prepared, e
 	p.options = options
 	p.accepted = s.describe(p)
 	return p, nil
+}
+
+// decodeOptions are those that every job's decoder has.
+func (s *session) decodeOptions(notify notice.Func) decode.Options {
+	return decode.Options{
+		Name:        s.start.GetInput().GetName(),
+		Limits:      decode.Limits{MaxPixels: s.server.limits.MaxInputPixels},
+		Pool:        s.frames,
+		Notify:      notify,
+		Threads:     s.server.cfg.CodecThreads,
+		Deinterlace: decode.Deinterlace(s.start.GetDeinterlace()),
+	}
+}
+
+// spool makes the storage for an upload that cannot be read as a stream.
+func (s *session) spool() (decode.Spool, error) {
+	return decode.NewSpool(s.server.cfg.SpoolDir, s.server.limits.MaxSpool)
 }
 
 // run works the whole job and returns what to say at its end, or the error that ended it, in the rooms' own types.
