@@ -49,15 +49,7 @@ func (c *Client) Live(ctx context.Context, job LiveJob) (*upscalev1.Summary, err
 		return nil, c.translate(ctx, err)
 	}
 	in := newStoppable(ctx, job.In, job.Stop)
-	upload := startUpload(in, cancel, uploadStream{
-		start: func() error {
-			return stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: settings}})
-		},
-		chunk: func(chunk *upscalev1.Chunk) error {
-			return stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Chunk{Chunk: chunk}})
-		},
-		end: stream.CloseSend,
-	})
+	upload := startUpload(in, cancel, uploadTo(stream, settings))
 	defer upload.stop()
 
 	var summary *upscalev1.Summary

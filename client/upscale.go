@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	upscalev1 "upscaler/gen/upscale/v1"
@@ -125,6 +126,19 @@ func (j *Job) tell(e Event) {
 	}
 }
 
+// uploadTo is the sending half of an Upscale call: the settings, then the input.
+func uploadTo(stream grpc.BidiStreamingClient[upscalev1.UpscaleRequest, upscalev1.UpscaleResponse], settings *upscalev1.Start) uploadStream {
+	return uploadStream{
+		start: func() error {
+			return stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: settings}})
+		},
+		chunk: func(chunk *upscalev1.Chunk) error {
+			return stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Chunk{Chunk: chunk}})
+		},
+		end: stream.CloseSend,
+	}
+}
+
 // upscaleOnce is one attempt at a job: this goroutine receives, another sends.
 func (c *Client) upscaleOnce(ctx context.Context, settings *upscalev1.Start, job Job) (*upscalev1.Summary, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -133,19 +147,16 @@ func (c *Client) upscaleOnce(ctx context.Context, settings *upscalev1.Start, job
 		cancel(nil)
 		return nil, c.translate(ctx, err)
 	}
-	upload := startUpload(job.In, cancel, uploadStream{
-		start: func() error {
-			err := stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Start{Start: settings}})
-			if err == nil && job.Resume != nil {
-				err = sendResumed(stream.Send, job.Resume, cancel)
+	to := uploadTo(stream, settings)
+	if start := to.start; job.Resume != nil {
+		to.start = func() error {
+			if err := start(); err != nil {
+				return err
 			}
-			return err
-		},
-		chunk: func(chunk *upscalev1.Chunk) error {
-			return stream.Send(&upscalev1.UpscaleRequest{Payload: &upscalev1.UpscaleRequest_Chunk{Chunk: chunk}})
-		},
-		end: stream.CloseSend,
-	})
+			return sendResumed(stream.Send, job.Resume, cancel)
+		}
+	}
+	upload := startUpload(job.In, cancel, to)
 	defer upload.stop()
 
 	var summary *upscalev1.Summary
