@@ -56,6 +56,8 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 var (
 	engineFrames = prometheus.NewDesc("upscale_engine_frames_total", "Frames upscaled.", []string{"device"}, nil)
 	engineReused = prometheus.NewDesc("upscale_engine_reused_tiles_total", "Tiles copied because they equal the frame before.", []string{"device"}, nil)
+	enginePixels = prometheus.NewDesc("upscale_engine_pixels_total", "Input pixels of the frames.", []string{"device"}, nil)
+	engineKept   = prometheus.NewDesc("upscale_engine_reused_pixels_total", "Of these, pixels that were not computed, as nothing that they depend on had changed since the frame before.", []string{"device"}, nil)
 	engineBusy   = prometheus.NewDesc("upscale_engine_busy_seconds_total", "Inference time, summed over the device's lanes.", []string{"device"}, nil)
 	engineQueued = prometheus.NewDesc("upscale_engine_queued_tiles", "Tiles waiting for the device.", []string{"device"}, nil)
 )
@@ -65,6 +67,8 @@ type engineCollector struct{ scheduler *sr.Scheduler }
 func (engineCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- engineFrames
 	ch <- engineReused
+	ch <- enginePixels
+	ch <- engineKept
 	ch <- engineBusy
 	ch <- engineQueued
 }
@@ -74,6 +78,8 @@ func (c engineCollector) Collect(ch chan<- prometheus.Metric) {
 		device := e.Device.String()
 		ch <- prometheus.MustNewConstMetric(engineFrames, prometheus.CounterValue, float64(e.Frames), device)
 		ch <- prometheus.MustNewConstMetric(engineReused, prometheus.CounterValue, float64(e.TilesReused), device)
+		ch <- prometheus.MustNewConstMetric(enginePixels, prometheus.CounterValue, float64(e.Pixels), device)
+		ch <- prometheus.MustNewConstMetric(engineKept, prometheus.CounterValue, float64(e.PixelsReused), device)
 		ch <- prometheus.MustNewConstMetric(engineBusy, prometheus.CounterValue, e.Busy.Seconds(), device)
 		ch <- prometheus.MustNewConstMetric(engineQueued, prometheus.GaugeValue, float64(e.Queued), device)
 	}

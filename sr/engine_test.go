@@ -1,6 +1,7 @@
 package sr
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -20,9 +21,11 @@ type blurEngine struct {
 	device    Device
 	lanes     Lanes
 	maxPixels int
+	rows      bool              // ComputesRows
 	infer     func(n int) error // called at each inference when not nil: a test's way to hold, count or fail it
 
 	networks, batches atomic.Int64 // open now
+	computed          atomic.Int64 // rows of output
 }
 
 func (e *blurEngine) Device() Device { return e.device }
@@ -43,8 +46,9 @@ type blurNetwork struct {
 	model  Model
 }
 
-func (n *blurNetwork) MaxPixels() int { return n.engine.maxPixels }
-func (n *blurNetwork) Close() error   { n.engine.networks.Add(-1); return nil }
+func (n *blurNetwork) MaxPixels() int     { return n.engine.maxPixels }
+func (n *blurNetwork) ComputesRows() bool { return n.engine.rows }
+func (n *blurNetwork) Close() error       { n.engine.networks.Add(-1); return nil }
 
 func (n *blurNetwork) NewBatch(width, height, sampleBytes, slots int) (Batch, error) {
 	n.engine.batches.Add(1)
@@ -73,6 +77,7 @@ func (b *blurBatch) Infer(n int) error {
 		}
 	}
 	for _, w := range b.windows[:n] {
+		b.net.engine.computed.Add(int64(w.Dst.Height))
 		blur(w, b.net.model.Scale, b.net.model.Halo)
 	}
 	return nil
@@ -108,6 +113,16 @@ func set1(p frame.Plane, x, y, v int) {
 		return
 	}
 	p.Data[y*p.Stride+x] = byte(v)
+}
+
+func equalPlanes(a, b frame.Plane) bool {
+	n := a.Width * sampleBytes(a.Depth)
+	for y := range a.Height {
+		if !bytes.Equal(a.Data[y*a.Stride:][:n], b.Data[y*b.Stride:][:n]) {
+			return false
+		}
+	}
+	return true
 }
 
 // noise returns a plane of random samples.

@@ -21,17 +21,19 @@ type Job struct {
 
 	mu       sync.Mutex
 	closed   bool
-	inFlight int           // pieces queued, running, or following another; at most share, unless one frame alone has more
+	inFlight int           // tiles of frames that are not finished; at most share, unless one frame alone has more
 	room     chan struct{} // holds a token after a piece finished: Submit may look again
 	idle     chan struct{} // closed when the job is closed and nothing is in flight
 	closing  chan struct{} // closed by Close
-	grid     grid
+	grid     *grid
 	width    int // of the frames that grid is for
 	height   int
 	memo     *memo
+	leaders  []*piece // of the bands of the frame that is being submitted
+	compute  []*piece // what of it is to be computed
 
-	frames, reused, tiles, tilesReused atomic.Uint64
-	busy                               atomic.Int64 // nanoseconds
+	frames, reused, tiles, tilesReused, pixels, pixelsReused atomic.Uint64
+	busy                                                     atomic.Int64 // nanoseconds
 }
 
 // Ticket stands for one submitted frame.
@@ -41,18 +43,30 @@ type Ticket struct {
 	done chan struct{}
 
 	// Guarded by the job's mutex until done is closed.
-	left     int // pieces not yet finished
-	computed int // pieces that a device had to compute
+	src, dst frame.Plane // none once the frame is finished
+	grid     *grid
+	tiles    []tileState
+	left     int // tiles not yet finished
+	computed int // tiles of which a device had to compute something
 	err      error
+}
+
+// tileState is how far a tile of a frame is.
+type tileState struct {
+	left     int // bands not yet finished
+	computed bool
 }
 
 // JobStats is what a job has done so far.
 type JobStats struct {
-	Frames      uint64        // frames finished
-	Reused      uint64        // of these, frames of which nothing had to be computed, because they equal the one before
-	Tiles       uint64        // tiles finished
-	TilesReused uint64        // of these, tiles whose result was copied
-	Busy        time.Duration // device time spent on this job, summed over lanes
+	Frames      uint64 // frames finished
+	Reused      uint64 // of these, frames of which nothing had to be computed, because they equal the one before
+	Tiles       uint64 // tiles finished
+	TilesReused uint64 // of these, tiles whose whole result was copied
+	Pixels      uint64 // input pixels of the frames that were submitted
+	// PixelsReused is how many of these were not computed, because nothing that their result depends on had changed.
+	PixelsReused uint64
+	Busy         time.Duration // device time spent on this job, summed over lanes
 }
 
 // Model returns the network the job uses.
@@ -72,7 +86,7 @@ func (j *Job) Share(width, height int) int {
 func (j *Job) Stats() JobStats {
 	return JobStats{
 		Frames: j.frames.Load(), Reused: j.reused.Load(), Tiles: j.tiles.Load(), TilesReused: j.tilesReused.Load(),
-		Busy: time.Duration(j.busy.Load()),
+		Pixels: j.pixels.Load(), PixelsReused: j.pixelsReused.Load(), Busy: time.Duration(j.busy.Load()),
 	}
 }
 
@@ -92,7 +106,8 @@ func (j *Job) Submit(ctx context.Context, src, dst frame.Plane) (*Ticket, error)
 	defer j.mu.Unlock()
 	if j.width != src.Width || j.height != src.Height {
 		j.width, j.height = src.Width, src.Height
-		j.grid = cut(src.Width, src.Height, j.Model().Halo, j.net.MaxPixels())
+		j.grid = newGrid(src.Width, src.Height, j.Model().Halo, j.net)
+		j.leaders = make([]*piece, len(j.grid.bands))
 	}
 	if j.memo == nil || !j.memo.fits(src) {
 		j.memo = nil
@@ -100,7 +115,9 @@ func (j *Job) Submit(ctx context.Context, src, dst frame.Plane) (*Ticket, error)
 			j.memo = newMemo(src, dst, j.grid, scale)
 		}
 	}
-	return j.enqueue(ctx, src, dst, scale), nil
+	t := &Ticket{job: j, ctx: ctx, done: make(chan struct{}), src: src, dst: dst, grid: j.grid}
+	j.enqueue(t)
+	return t, nil
 }
 
 // admit waits until the job may have another frame in flight. It returns nil with j.mu held, or an error without.
@@ -126,91 +143,171 @@ func (j *Job) admit(ctx context.Context) error {
 	}
 }
 
-// enqueue makes the frame's pieces and puts those that must be computed into the device's queue. j.mu is held.
-func (j *Job) enqueue(ctx context.Context, src, dst frame.Plane, scale int) *Ticket {
-	g := &j.grid
-	t := &Ticket{job: j, ctx: ctx, done: make(chan struct{}), left: len(g.tiles)}
-	pieces := make([]piece, len(g.tiles))
-	compute := make([]*piece, 0, len(g.tiles))
-	j.inFlight += len(pieces)
-	for i := range pieces {
-		p := &pieces[i]
-		*p = piece{
-			ticket: t,
-			shape:  shape{net: j.net, width: g.width, height: g.height, sampleBytes: sampleBytes(src.Depth)},
-			window: g.window(g.tiles[i], src, dst, scale),
-			pixels: g.tiles[i].keepWidth * g.tiles[i].keepHeight,
-			index:  i,
-			memo:   j.memo,
-		}
-		var leader *piece
-		if j.memo != nil {
-			leader = j.memo.leader(i, src)
-		}
+// enqueue takes over or has others take over what the last frame's result holds of t's, and puts the rest, in pieces, into the
+// device's queue. j.mu is held.
+func (j *Job) enqueue(t *Ticket) {
+	g := t.grid
+	t.tiles, t.left = make([]tileState, len(g.tiles)), len(g.tiles)
+	for _, b := range g.bands {
+		t.tiles[b.tile].left++
+	}
+	j.pixels.Add(uint64(t.src.Width * t.src.Height))
+	j.dev.pixels.Add(uint64(t.src.Width * t.src.Height))
+	clear(j.leaders)
+	if j.memo != nil {
+		j.memo.find(j.leaders, t.src)
+		g.closeGaps(j.leaders)
+	}
+	rows := j.part(g)
+	j.inFlight += len(g.tiles)
+	j.compute = j.compute[:0]
+	g.runs(j.leaders, func(leader *piece, first, end int) {
 		switch {
 		case leader == nil:
-			if j.memo != nil {
-				j.memo.leaders[i] = p
-			}
-			t.computed++
-			compute = append(compute, p)
+			j.pieces(t, first, end, rows)
 		case leader.finished:
-			copyPlane(p.window.Dst, j.memo.result(i))
-			j.countReused()
-			j.finish(p, nil)
+			copyPlane(g.output(first, end, t.dst, j.Model().Scale), g.output(first, end, j.memo.dst, j.Model().Scale))
+			j.countReused(t, first, end)
+			j.complete(t, first, end, nil)
 		default:
-			leader.followers = append(leader.followers, p)
+			leader.followers = append(leader.followers, follower{t, first, end})
+		}
+	})
+	if j.memo != nil && len(j.compute) > 0 {
+		j.memo.remember(t.src)
+		for _, p := range j.compute {
+			j.memo.lead(p)
 		}
 	}
-	if j.memo != nil && len(compute) > 0 {
-		j.memo.remember(src)
-	}
-	j.dev.queue.push(j, compute)
-	return t
+	j.dev.queue.push(j, j.compute)
+	clear(j.compute) // a frame that is done with must not stay in memory
 }
 
-// finish ends a piece, computed, copied or failed, and all that follow it. j.mu is held.
+// minPart is the least rows, in halos, of a frame's parts that lanes compute side by side. Each computes about half a halo more on each
+// side where another part begins: a quarter of such a part at most.
+const minPart = 4
+
+// part returns how many rows of a frame, of which the bands without a leader are to be computed, one piece should have. Where frames
+// wait for the lanes it is all of them: side by side, lanes are the fastest on frames of their own. Where none waits, and the
+// job's next one may only come when this one is done, or the job is live, the lanes share the frame. j.mu is held.
+func (j *Job) part(g *grid) int {
+	all := 0
+	g.runs(j.leaders, func(leader *piece, first, end int) {
+		if leader == nil {
+			all += g.rows(first, end)
+		}
+	})
+	if !j.live && j.inFlight > 0 || j.dev.queue.waiting(j) {
+		return max(all, 1)
+	}
+	lanes := j.dev.lanes.Count
+	return max((all+lanes-1)/lanes, minPart*g.halo, 1)
+}
+
+// pieces has t's bands first to end-1 computed in pieces of about the given number of rows. j.mu is held.
+func (j *Job) pieces(t *Ticket, first, end, rows int) {
+	n := t.grid.rows(first, end)
+	parts := min(max(1, (n+rows/2)/rows), end-first)
+	for i := range parts {
+		j.compute = append(j.compute, j.piece(t, first+(end-first)*i/parts, first+(end-first)*(i+1)/parts))
+	}
+}
+
+// piece makes the piece that computes t's bands first to end-1. j.mu is held.
+func (j *Job) piece(t *Ticket, first, end int) *piece {
+	g := t.grid
+	b := g.bands[first]
+	if state := &t.tiles[b.tile]; !state.computed {
+		state.computed = true
+		t.computed++
+	}
+	tile, rows := g.tiles[b.tile], g.rows(first, end)
+	above, below := min(g.halo, b.y-tile.keepY), min(g.halo, tile.keepY+tile.keepHeight-b.y-rows)
+	return &piece{
+		ticket: t,
+		shape:  shape{net: j.net, width: g.width, height: g.height, sampleBytes: sampleBytes(t.src.Depth)},
+		window: g.window(first, end, t.src, t.dst, j.Model().Scale),
+		first:  first,
+		end:    end,
+		pixels: tile.keepWidth * rows,
+		effort: tile.keepWidth * (rows + (above+below)/2),
+		memo:   j.memo,
+	}
+}
+
+// finish ends a piece, computed or failed, and all that follow it. j.mu is held.
 func (j *Job) finish(p *piece, err error) {
-	if m := p.memo; m != nil && m.leaders[p.index] == p {
+	g, scale := p.ticket.grid, j.Model().Scale
+	if m := p.memo; m != nil {
 		if err != nil {
-			m.leaders[p.index] = nil
+			m.drop(p)
 		} else if m == j.memo {
-			copyPlane(m.result(p.index), p.window.Dst)
+			m.keep(p, p.ticket.dst)
 		}
 	}
 	for _, f := range p.followers {
 		if err == nil {
-			copyPlane(f.window.Dst, p.window.Dst)
-			j.countReused()
+			copyPlane(g.output(f.first, f.end, f.ticket.dst, scale), g.output(f.first, f.end, p.ticket.dst, scale))
+			j.countReused(f.ticket, f.first, f.end)
 		}
-		j.finish(f, err)
+		j.complete(f.ticket, f.first, f.end, err)
 	}
 	t := p.ticket
 	p.finished, p.followers, p.ticket, p.window = true, nil, nil, Window{} // the memo must not keep a frame's memory alive
-	j.complete(t, err)
+	j.complete(t, p.first, p.end, err)
 }
 
-// abandon ends a piece whose ticket's context ended before a device took it. A piece that follows it takes its place: it is
-// another frame's and still wanted. j.mu is held.
+// abandon ends a piece whose ticket's context ended before a device took it. What follows it takes its place: that is other frames'
+// and still wanted. j.mu is held.
 func (j *Job) abandon(p *piece) {
-	if len(p.followers) > 0 && !j.closed {
-		heir := p.followers[0]
-		heir.followers, p.followers = p.followers[1:], nil
-		if m := p.memo; m.leaders[p.index] == p {
-			m.leaders[p.index] = heir
+	followers := p.followers
+	p.followers = nil
+	if len(followers) > 0 && !j.closed {
+		// Of each band's followers the first is to be computed; the others follow that one.
+		heirs := make([]*piece, len(p.ticket.grid.bands))
+		var compute []*piece
+		for _, f := range followers {
+			f.ticket.grid.runs(heirs[:f.end], func(leader *piece, first, end int) {
+				first = max(first, f.first)
+				switch {
+				case first >= end:
+				case leader != nil:
+					leader.followers = append(leader.followers, follower{f.ticket, first, end})
+				default:
+					heir := j.piece(f.ticket, first, end)
+					heir.memo = p.memo
+					for i := first; i < end; i++ {
+						heirs[i] = heir
+						if heir.memo.leaders[i] == p {
+							heir.memo.leaders[i] = heir
+						}
+					}
+					compute = append(compute, heir)
+				}
+			})
 		}
-		heir.ticket.computed++
-		j.dev.queue.push(j, []*piece{heir})
+		j.dev.queue.push(j, compute)
+		followers = nil
 	}
+	p.followers = followers
 	j.finish(p, context.Cause(p.ticket.ctx))
 }
 
-// complete counts a piece of t as finished. j.mu is held.
-func (j *Job) complete(t *Ticket, err error) {
-	j.inFlight--
-	j.tiles.Add(1)
+// complete counts the bands first to end-1 of t, which are of one tile, as finished. j.mu is held.
+func (j *Job) complete(t *Ticket, first, end int, err error) {
 	if t.err == nil {
 		t.err = err
+	}
+	tile := &t.tiles[t.grid.bands[first].tile]
+	tile.left -= end - first
+	if tile.left > 0 {
+		return
+	}
+	j.inFlight--
+	j.tiles.Add(1)
+	if !tile.computed && t.err == nil {
+		j.tilesReused.Add(1)
+		j.dev.tilesReused.Add(1)
 	}
 	t.left--
 	if t.left == 0 {
@@ -222,6 +319,7 @@ func (j *Job) complete(t *Ticket, err error) {
 				j.dev.reused.Add(1)
 			}
 		}
+		t.src, t.dst = frame.Plane{}, frame.Plane{}
 		close(t.done)
 	}
 	select {
@@ -233,9 +331,11 @@ func (j *Job) complete(t *Ticket, err error) {
 	}
 }
 
-func (j *Job) countReused() {
-	j.tilesReused.Add(1)
-	j.dev.tilesReused.Add(1)
+// countReused counts the bands first to end-1 of t as copied.
+func (j *Job) countReused(t *Ticket, first, end int) {
+	n := uint64(t.grid.tiles[t.grid.bands[first].tile].keepWidth * t.grid.rows(first, end))
+	j.pixelsReused.Add(n)
+	j.dev.pixelsReused.Add(n)
 }
 
 // Forget frees the copy of the last frame that the job keeps to find out what has not changed. The next frame is computed in full.

@@ -72,12 +72,13 @@ func (s *set) infer() {
 
 // finish stores the results and ends the pieces.
 func (s *set) finish() {
-	pixels := 0
+	pixels, effort := 0, 0
 	for _, p := range s.pieces {
 		pixels += p.pixels
+		effort += p.effort
 	}
 	if s.err == nil {
-		s.shape.net.measured(pixels, s.busy)
+		s.shape.net.measured(effort, s.busy)
 	}
 	for i, p := range s.pieces {
 		j := p.ticket.job

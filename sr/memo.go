@@ -19,18 +19,19 @@ func MemoBytes(width, height, depth, scale int) int64 {
 	return n
 }
 
-// memo remembers a job's last frame, so that tiles whose input (halo included) did not change are not computed again: exact,
-// and nearly free beside inference. Screen recordings, slides and animation consist mostly of such tiles. The job's mutex guards it.
+// memo remembers a job's last frame, so that bands whose input (halo included) did not change are not computed again: exact,
+// and nearly free beside inference. Screen recordings, slides, animation and people before a still background consist mostly of
+// such bands. The job's mutex guards it.
 type memo struct {
 	src, dst frame.Plane
-	grid     grid
+	grid     *grid
 	scale    int
 	valid    bool     // src holds a frame
-	leaders  []*piece // for each tile, the piece that computes or has computed the result for src; nil when there is none
+	leaders  []*piece // for each band, the piece that computes or has computed the result for src; nil when there is none
 }
 
-func newMemo(src, dst frame.Plane, g grid, scale int) *memo {
-	m := &memo{src: src, dst: dst, grid: g, scale: scale, leaders: make([]*piece, len(g.tiles))}
+func newMemo(src, dst frame.Plane, g *grid, scale int) *memo {
+	m := &memo{src: src, dst: dst, grid: g, scale: scale, leaders: make([]*piece, len(g.bands))}
 	for _, p := range []*frame.Plane{&m.src, &m.dst} {
 		p.Stride = p.Width * sampleBytes(p.Depth)
 		p.Data = make([]byte, p.Stride*p.Height)
@@ -43,38 +44,69 @@ func (m *memo) fits(src frame.Plane) bool {
 	return m.src.Width == src.Width && m.src.Height == src.Height && m.src.Depth == src.Depth
 }
 
-// leader returns the piece whose result is that of tile i of src, nil when that tile differs from the last frame's.
-func (m *memo) leader(i int, src frame.Plane) *piece {
-	if !m.valid || m.leaders[i] == nil {
-		return nil
+// find sets leaders to the piece whose result is that of each band of src, nil where the band's input differs from the last frame's.
+func (m *memo) find(leaders []*piece, src frame.Plane) {
+	clear(leaders)
+	if !m.valid {
+		return
 	}
-	g, t := &m.grid, m.grid.tiles[i]
-	if !equalPlanes(view(m.src, t.x, t.y, g.width, g.height), view(src, t.x, t.y, g.width, g.height)) {
-		return nil
+	size := sampleBytes(src.Depth)
+	tile, same := -1, 0 // same: rows above y, without a gap, that are equal
+	y := 0
+	for i, b := range m.grid.bands {
+		t := m.grid.tiles[b.tile]
+		if b.tile != tile {
+			tile, same, y = b.tile, 0, t.y
+		}
+		first, end := m.grid.input(b)
+		for ; y < end; y++ {
+			at, from := m.src.Data[y*m.src.Stride+t.x*size:], src.Data[y*src.Stride+t.x*size:]
+			if bytes.Equal(at[:m.grid.width*size], from[:m.grid.width*size]) {
+				same++
+			} else {
+				same = 0
+			}
+		}
+		if same >= end-first {
+			leaders[i] = m.leaders[i]
+		}
 	}
-	return m.leaders[i]
 }
 
-// result returns tile i's kept part of the remembered result.
-func (m *memo) result(i int) frame.Plane {
-	t := m.grid.tiles[i]
-	return view(m.dst, t.keepX*m.scale, t.keepY*m.scale, t.keepWidth*m.scale, t.keepHeight*m.scale)
+// lead makes p the piece that later frames take the result of its bands from.
+func (m *memo) lead(p *piece) {
+	for i := p.first; i < p.end; i++ {
+		m.leaders[i] = p
+	}
+}
+
+// keep copies the result of a finished piece, where no later one has taken its place.
+func (m *memo) keep(p *piece, dst frame.Plane) {
+	for i := p.first; i < p.end; {
+		end := i
+		for end < p.end && m.leaders[end] == p {
+			end++
+		}
+		if end > i {
+			copyPlane(m.grid.output(i, end, m.dst, m.scale), m.grid.output(i, end, dst, m.scale))
+		}
+		i = max(end, i+1)
+	}
+}
+
+// drop makes sure that nothing takes over the result of a piece that failed.
+func (m *memo) drop(p *piece) {
+	for i := p.first; i < p.end; i++ {
+		if m.leaders[i] == p {
+			m.leaders[i] = nil
+		}
+	}
 }
 
 // remember makes src the frame that the next one is compared with.
 func (m *memo) remember(src frame.Plane) {
 	copyPlane(m.src, src)
 	m.valid = true
-}
-
-func equalPlanes(a, b frame.Plane) bool {
-	n := a.Width * sampleBytes(a.Depth)
-	for y := range a.Height {
-		if !bytes.Equal(a.Data[y*a.Stride:][:n], b.Data[y*b.Stride:][:n]) {
-			return false
-		}
-	}
-	return true
 }
 
 func copyPlane(dst, src frame.Plane) {

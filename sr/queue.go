@@ -13,18 +13,26 @@ type shape struct {
 	sampleBytes   int
 }
 
-// piece is one tile of one frame on its way.
+// piece is a tile of a frame, or some bands of it, on its way.
 type piece struct {
-	ticket *Ticket
-	shape  shape
-	window Window
-	pixels int // of the input that this tile's kept part covers
-	index  int // among the frame's tiles
+	ticket     *Ticket
+	shape      shape
+	window     Window
+	first, end int // its bands, first to end-1
+	pixels     int // of input, whose result is kept
+	// effort is the pixels that a device computes for them, about: layer by layer less of the halo above and below is needed.
+	effort int
 
 	// Guarded by the job's mutex.
 	memo      *memo
 	finished  bool
-	followers []*piece // later pieces with the same input, which take over the result
+	followers []follower
+}
+
+// follower is bands of a later frame that take over the result of a piece, because their input is the same.
+type follower struct {
+	ticket     *Ticket
+	first, end int
 }
 
 // queue holds the tiles that wait for a device and gives them out in turn: one of each job, then again from the first. Jobs that
@@ -138,4 +146,11 @@ func (q *queue) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.length
+}
+
+// waiting tells whether pieces wait that come before those that j may push.
+func (q *queue) waiting(j *Job) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.live) > 0 || !j.live && len(q.rest) > 0
 }

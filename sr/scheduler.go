@@ -47,8 +47,8 @@ type device struct {
 	closed bool
 	nets   map[string]*network
 
-	frames, reused, tilesReused, batches atomic.Uint64
-	busy                                 atomic.Int64 // nanoseconds
+	frames, reused, tilesReused, pixels, pixelsReused, batches atomic.Uint64
+	busy                                                       atomic.Int64 // nanoseconds
 }
 
 // network is a loaded model and its measured speed.
@@ -314,12 +314,15 @@ type EngineStats struct {
 	Device      Device
 	Name        string
 	Lanes       int
-	Queued      int           // tiles waiting now
-	Frames      uint64        // finished
-	Reused      uint64        // of these, frames of which nothing had to be computed
-	TilesReused uint64        // tiles whose result was copied from an equal one
-	Batches     uint64        // runs of a network
-	Busy        time.Duration // inference time, summed over lanes
+	Queued      int    // tiles, or parts of them, waiting now
+	Frames      uint64 // finished
+	Reused      uint64 // of these, frames of which nothing had to be computed
+	TilesReused uint64 // tiles whose whole result was copied from an equal one
+	Pixels      uint64 // input pixels of the frames that were submitted
+	// PixelsReused is how many of these were not computed, because nothing that their result depends on had changed.
+	PixelsReused uint64
+	Batches      uint64        // runs of a network
+	Busy         time.Duration // inference time, summed over lanes
 }
 
 // Stats returns a snapshot.
@@ -331,7 +334,7 @@ func (s *Scheduler) Stats() Stats {
 		st.Engines = append(st.Engines, EngineStats{
 			Device: d.engine.Device(), Name: d.engine.Name(), Lanes: d.lanes.Count, Queued: d.queue.len(),
 			Frames: d.frames.Load(), Reused: d.reused.Load(), TilesReused: d.tilesReused.Load(),
-			Batches: d.batches.Load(), Busy: time.Duration(d.busy.Load()),
+			Pixels: d.pixels.Load(), PixelsReused: d.pixelsReused.Load(), Batches: d.batches.Load(), Busy: time.Duration(d.busy.Load()),
 		})
 	}
 	return st

@@ -2,8 +2,8 @@
 // jobs into batches, and keeps every device at work while each job gets its fair turn. How a network is computed is an Engine's
 // business (sr/onnx); this package has no cgo and knows no file format.
 //
-// A frame's way: Job.Submit compares it with the job's last frame (unchanged tiles are copied, not computed), queues its tiles,
-// and returns a Ticket. A lane of the device takes one tile of each waiting job in turn, loads it into a Batch, infers, and
+// A frame's way: Job.Submit compares it with the job's last frame (unchanged bands are copied, not computed), queues the rest, whole
+// or in parts for several lanes, and returns a Ticket. A lane of the device takes one tile of each waiting job in turn, loads it into a Batch, infers, and
 // stores the result in the caller's output plane. Ticket.Wait returns when all tiles of the frame are there.
 package sr
 
@@ -84,6 +84,8 @@ type Lanes struct {
 type Network interface {
 	// MaxPixels is how many input pixels a batch may hold, so that activations stay within the engine's memory budget.
 	MaxPixels() int
+	// ComputesRows tells whether a Window that keeps some rows only takes about its rows' part of the time.
+	ComputesRows() bool
 	// NewBatch makes room for up to slots tiles of width x height samples of sampleBytes (1 or 2) bytes each.
 	NewBatch(width, height, sampleBytes, slots int) (Batch, error)
 	// Close frees the network. Its batches are closed before.

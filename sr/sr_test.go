@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +25,8 @@ func TestResultIsTheNetworks(t *testing.T) {
 		"batched":       {device: CPU, lanes: Lanes{Count: 1, Batch: 3}, maxPixels: 1 << 30},
 		"overlapped":    {device: CPU, lanes: Lanes{Count: 1, Batch: 3, Overlap: true}, maxPixels: 5000},
 		"two pipelines": {device: CPU, lanes: Lanes{Count: 2, Batch: 4, Overlap: true}, maxPixels: 3000},
+		"bands":         {device: CPU, lanes: Lanes{Count: 3, Batch: 1}, maxPixels: 1 << 30, rows: true},
+		"banded tiles":  {device: CPU, lanes: Lanes{Count: 2, Batch: 3}, maxPixels: 900, rows: true},
 	}
 	sizes := [][2]int{{1, 1}, {7, 1}, {1, 9}, {31, 33}, {64, 64}, {97, 53}, {200, 40}}
 	for name, e := range engines {
@@ -30,7 +34,7 @@ func TestResultIsTheNetworks(t *testing.T) {
 			s := newScheduler(t, e)
 			var wg sync.WaitGroup
 			for i := range 8 {
-				j := openJob(t, s, Spec{Scale: 2 + i%2*2})
+				j := openJob(t, s, Spec{Scale: 2 + i%2*2, Live: i%3 == 0})
 				wg.Go(func() {
 					for n, size := range sizes {
 						src := noise(size[0], size[1], 8+2*(i%3), uint64(100*i+n))
@@ -468,6 +472,205 @@ func TestUnchangedTilesAreNotComputed(t *testing.T) {
 		if st := j.Stats(); st.Reused != 2 || st.Frames != 7 {
 			t.Errorf("%d of %d frames reused, want 2 of 7", st.Reused, st.Frames)
 		}
+	}
+}
+
+// TestBandsGiveTheWholeResult changes rows of a picture at random, with several frames under way at once: whatever is taken over from
+// earlier ones, the result is what the network makes of the whole frame, and what is counted as taken over was not computed.
+func TestBandsGiveTheWholeResult(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		engine        *blurEngine
+		width, height int
+		live          bool
+	}{
+		{"whole frames", &blurEngine{lanes: Lanes{Count: 2, Batch: 1}, maxPixels: 1 << 30}, 24, 130, false},
+		{"live", &blurEngine{lanes: Lanes{Count: 3, Batch: 1}, maxPixels: 1 << 30}, 24, 131, true},
+		{"tiles", &blurEngine{lanes: Lanes{Count: 2, Batch: 1}, maxPixels: 40 * 60}, 70, 131, false},
+		{"batches", &blurEngine{lanes: Lanes{Count: 1, Batch: 3, Overlap: true}, maxPixels: 1 << 30}, 24, 130, false},
+		{"few rows", &blurEngine{lanes: Lanes{Count: 2, Batch: 1}, maxPixels: 1 << 30}, 50, 5, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.engine.device, c.engine.rows = CPU, true
+			s := newScheduler(t, c.engine)
+			j := openJob(t, s, Spec{Scale: 2, Model: "m", Live: c.live})
+			c.engine.computed.Store(0) // what the network was tried with
+			rng := rand.New(rand.NewPCG(1, 1))
+			src := noise(c.width, c.height, 8, 1)
+			var srcs, dsts []frame.Plane
+			var tickets []*Ticket
+			const frames = 80
+			for range frames {
+				next := newPlane(c.width, c.height, 8)
+				copy(next.Data, src.Data)
+				for range rng.IntN(3) {
+					set1(next, rng.IntN(c.width), rng.IntN(c.height), rng.IntN(256))
+				}
+				src = next
+				ticket, dst := submit(t, j, src)
+				srcs, dsts, tickets = append(srcs, src), append(dsts, dst), append(tickets, ticket)
+				if rng.IntN(4) == 0 {
+					wait(t, ticket)
+				}
+			}
+			for i, ticket := range tickets {
+				wait(t, ticket)
+				if !equalPlanes(dsts[i], expected(srcs[i], j.Model())) {
+					t.Fatalf("frame %d is wrong", i)
+				}
+			}
+			st, all := j.Stats(), uint64(frames*c.width*c.height)
+			if st.Pixels != all || st.PixelsReused == 0 || st.PixelsReused >= all {
+				t.Errorf("%d of %d pixels are counted as taken over, want some of %d", st.PixelsReused, st.Pixels, all)
+			}
+			if c.name == "tiles" {
+				return // rows of several tiles are not rows of the frame
+			}
+			if n := uint64(c.engine.computed.Load()) / 2 * uint64(c.width); n != st.Pixels-st.PixelsReused {
+				t.Errorf("%d pixels were computed, but %d of %d are counted as taken over", n, st.PixelsReused, st.Pixels)
+			}
+			if e := s.Stats().Engines[0]; e.Pixels != st.Pixels || e.PixelsReused != st.PixelsReused {
+				t.Errorf("the device counts %d of %d pixels, its only job %d of %d", e.PixelsReused, e.Pixels, st.PixelsReused, st.Pixels)
+			}
+		})
+	}
+}
+
+// TestOnlyChangedBandsAreComputed checks how much is computed where little changes, and that what is between two changes is
+// computed too where that is less work.
+func TestOnlyChangedBandsAreComputed(t *testing.T) {
+	e := &blurEngine{device: CPU, lanes: Lanes{Count: 1, Batch: 1}, maxPixels: 1 << 30, rows: true}
+	s := newScheduler(t, e)
+	j := openJob(t, s, Spec{Scale: 2, Model: "m"}) // a halo of 3
+	src := noise(20, 160, 8, 1)
+	for _, c := range []struct {
+		changed []int
+		rows    uint64 // that are computed
+	}{
+		{nil, 160},
+		{nil, 0},
+		{[]int{0}, bandRows},
+		{[]int{4 * bandRows}, 2 * bandRows}, // it reaches into the band above
+		{[]int{4*bandRows + 4}, bandRows},
+		{[]int{4*bandRows + 4, 6*bandRows + 4}, 2 * bandRows},
+		{[]int{159}, bandRows},
+	} {
+		for _, y := range c.changed {
+			set1(src, 7, y, get(src, 7, y)^1)
+		}
+		before := j.Stats().PixelsReused
+		ticket, dst := submit(t, j, src)
+		wait(t, ticket)
+		if !equalPlanes(dst, expected(src, j.Model())) {
+			t.Errorf("rows %v changed: wrong result", c.changed)
+		}
+		if got := 160 - (j.Stats().PixelsReused-before)/20; got != c.rows {
+			t.Errorf("rows %v changed: %d rows were computed, want %d", c.changed, got, c.rows)
+		}
+	}
+	g := newGrid(20, 160, bandRows, &blurNetwork{engine: e})
+	p := &piece{}
+	leaders := []*piece{nil, p, nil, p, p, nil, p}
+	g.closeGaps(leaders)
+	if want := []*piece{nil, nil, nil, p, p, nil, p}; !slices.Equal(leaders, want) {
+		t.Error("the gap of a halo was not closed, or a larger one was, or the end")
+	}
+}
+
+// TestLanesShareAFrame checks that lanes share the frame of a live job, and one that is alone, unless frames wait.
+func TestLanesShareAFrame(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		live     bool
+		frames   int
+		together int // inferences at once
+		rows     int // of output, of one of them
+	}{
+		{"a live frame", true, 1, 3, 2 * 96},
+		{"a lone frame", false, 1, 3, 2 * 96},
+		{"a lone frame, then more", false, 3, 3, 2 * 96},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGate()
+			e := &blurEngine{device: CPU, lanes: Lanes{Count: 3, Batch: 1}, maxPixels: 1 << 20, rows: true}
+			s := newScheduler(t, e)
+			j := openJob(t, s, Spec{Scale: 2, Live: c.live})
+			e.computed.Store(0)
+			e.infer = g.infer
+			t.Cleanup(g.release)
+			var srcs, dsts []frame.Plane
+			var tickets []*Ticket
+			for i := range c.frames {
+				src := noise(16, 3*96, 8, uint64(i))
+				ticket, dst := submit(t, j, src)
+				srcs, dsts, tickets = append(srcs, src), append(dsts, dst), append(tickets, ticket)
+			}
+			for range c.together {
+				<-g.entered
+			}
+			g.pass <- nil
+			waitFor(t, func() bool { return e.computed.Load() == int64(c.rows) })
+			g.release()
+			for i, ticket := range tickets {
+				wait(t, ticket)
+				if !equalPlanes(dsts[i], expected(srcs[i], j.Model())) {
+					t.Errorf("frame %d is wrong", i)
+				}
+			}
+			if n, want := len(g.entered), c.frames-1; n != want {
+				t.Errorf("%d more inferences, want %d: the other frames whole", n, want)
+			}
+		})
+	}
+}
+
+// TestCancelledBandsAreTakenOver ends a frame's context while it waits: later frames that wanted parts of its result get them.
+func TestCancelledBandsAreTakenOver(t *testing.T) {
+	g := newGate()
+	e := &blurEngine{device: CPU, lanes: Lanes{Count: 1, Batch: 1}, maxPixels: 1 << 20, rows: true}
+	s := newScheduler(t, e)
+	j, other := openJob(t, s, Spec{Scale: 2}), openJob(t, s, Spec{Scale: 2})
+	e.infer = g.infer
+	t.Cleanup(g.release)
+	running, _ := submit(t, other, noise(8, 8, 8, 1)) // the lane is busy
+	<-g.entered
+
+	ctx, cancel := context.WithCancelCause(context.Background())
+	src := noise(16, 120, 8, 2)
+	gone, err := j.Submit(ctx, src, newPlane(32, 240, 8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.devices[0].share = 10 // as many frames as this test wants under way
+	var tickets []*Ticket
+	var srcs, dsts []frame.Plane
+	for _, y := range []int{60, 20, 100, -1} { // each keeps other bands of the cancelled frame
+		next := newPlane(16, 120, 8)
+		copy(next.Data, src.Data)
+		if y >= 0 {
+			set1(next, 3, y, get(next, 3, y)^1)
+		}
+		src = next
+		ticket, dst := submit(t, j, src)
+		srcs, dsts, tickets = append(srcs, src), append(dsts, dst), append(tickets, ticket)
+	}
+	why := errors.New("the client went away")
+	cancel(why)
+	g.release()
+	if err := gone.Wait(context.Background()); !errors.Is(err, why) {
+		t.Errorf("the cancelled frame: %v, want its context's cause", err)
+	}
+	wait(t, running)
+	for i, ticket := range tickets {
+		wait(t, ticket)
+		if !equalPlanes(dsts[i], expected(srcs[i], j.Model())) {
+			t.Errorf("frame %d after the cancelled one is wrong", i)
+		}
+	}
+	ticket, dst := submit(t, j, src)
+	wait(t, ticket)
+	if !equalPlanes(dst, expected(src, j.Model())) {
+		t.Error("what was remembered is wrong")
 	}
 }
 

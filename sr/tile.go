@@ -12,10 +12,38 @@ type tile struct {
 	keepWidth, keepHeight int
 }
 
+// bandRows is the height of a band, what is remembered and computed at the least: small beside the halo that is computed with it,
+// and enough for the bookkeeping of a band to be nothing beside its computation.
+const bandRows = 8
+
+// band is some rows of the kept part of a tile, in input pixels.
+type band struct {
+	tile    int // index in the grid
+	y, rows int
+}
+
 // grid is how frames of one size are cut.
 type grid struct {
 	width, height int // of every window, halo included
+	halo          int
 	tiles         []tile
+	bands         []band // of all tiles, from the top to the bottom of each
+}
+
+// newGrid cuts frames for a network: its tiles are of at most n.MaxPixels pixels, and their bands of bandRows rows, or one a tile
+// when the network computes whole tiles only.
+func newGrid(width, height, halo int, n Network) *grid {
+	g := cut(width, height, halo, n.MaxPixels())
+	for i, t := range g.tiles {
+		rows := t.keepHeight
+		if n.ComputesRows() {
+			rows = bandRows
+		}
+		for y := 0; y < t.keepHeight; y += rows {
+			g.bands = append(g.bands, band{tile: i, y: t.keepY + y, rows: min(rows, t.keepHeight-y)})
+		}
+	}
+	return &g
 }
 
 // cut divides a width x height frame into windows of equal size of at most maxPixels, computing as few pixels twice as it can.
@@ -41,7 +69,7 @@ func cut(width, height, halo, maxPixels int) grid {
 	if best == 0 { // the halo alone exceeds the budget: the smallest windows there are
 		bestX, bestY = max(1, width/minCore), max(1, height/minCore)
 	}
-	g := grid{width: windowSize(width, bestX, halo), height: windowSize(height, bestY, halo)}
+	g := grid{width: windowSize(width, bestX, halo), height: windowSize(height, bestY, halo), halo: halo}
 	for iy := range bestY {
 		for ix := range bestX {
 			t := tile{x: windowStart(width, g.width, bestX, ix), y: windowStart(height, g.height, bestY, iy)}
@@ -88,13 +116,61 @@ func view(p frame.Plane, x, y, width, height int) frame.Plane {
 	return p
 }
 
-// window returns tile t of a source plane and of its output plane.
-func (g *grid) window(t tile, src, dst frame.Plane, scale int) Window {
+// rows returns how many rows the bands first to end-1 have, which are of one tile.
+func (g *grid) rows(first, end int) int {
+	last := g.bands[end-1]
+	return last.y + last.rows - g.bands[first].y
+}
+
+// runs calls f for each run of bands of one tile that have the same leader.
+func (g *grid) runs(leaders []*piece, f func(leader *piece, first, end int)) {
+	for first := 0; first < len(leaders); {
+		end := first + 1
+		for end < len(leaders) && leaders[end] == leaders[first] && g.bands[end].tile == g.bands[first].tile {
+			end++
+		}
+		f(leaders[first], first, end)
+		first = end
+	}
+}
+
+// closeGaps takes the leaders away from few bands between others of their tile that have none: to compute the others in two pieces
+// would take longer, as each computes half of the halo on both of its sides.
+func (g *grid) closeGaps(leaders []*piece) {
+	for end := 0; end < len(leaders); end++ {
+		first := end
+		for end < len(leaders) && leaders[end] != nil && g.bands[end].tile == g.bands[first].tile {
+			end++
+		}
+		inside := first > 0 && end < len(leaders) && g.bands[first-1].tile == g.bands[end].tile
+		if first < end && inside && leaders[first-1] == nil && leaders[end] == nil && g.rows(first, end) <= g.halo {
+			clear(leaders[first:end])
+		}
+	}
+}
+
+// input returns the rows of the frame that a band's result depends on.
+func (g *grid) input(b band) (first, end int) {
+	t := g.tiles[b.tile]
+	return max(t.y, b.y-g.halo), min(t.y+g.height, b.y+b.rows+g.halo)
+}
+
+// output returns where the result of the bands first to end-1, which are of one tile, lies in an output plane.
+func (g *grid) output(first, end int, dst frame.Plane, scale int) frame.Plane {
+	b := g.bands[first]
+	t := g.tiles[b.tile]
+	return view(dst, t.keepX*scale, b.y*scale, t.keepWidth*scale, g.rows(first, end)*scale)
+}
+
+// window returns the bands first to end-1, which are of one tile, of a source plane and of its output plane.
+func (g *grid) window(first, end int, src, dst frame.Plane, scale int) Window {
+	b := g.bands[first]
+	t := g.tiles[b.tile]
 	return Window{
 		Src:   view(src, t.x, t.y, g.width, g.height),
-		Dst:   view(dst, t.keepX*scale, t.keepY*scale, t.keepWidth*scale, t.keepHeight*scale),
+		Dst:   g.output(first, end, dst, scale),
 		SkipX: (t.keepX - t.x) * scale,
-		SkipY: (t.keepY - t.y) * scale,
+		SkipY: (b.y - t.y) * scale,
 	}
 }
 

@@ -59,7 +59,7 @@ func (e *Engine) Name() string {
 	return name
 }
 
-// Lanes says how the scheduler is to feed the engine: whole frames side by side, one a core.
+// Lanes says how the scheduler is to feed the engine: frames, or parts of one, side by side, one a core.
 func (e *Engine) Lanes() sr.Lanes { return sr.Lanes{Count: e.workers, Batch: 1} }
 
 // Open prepares a network: in this package's kernels if it can, else with the other engine.
@@ -82,6 +82,10 @@ func (e *Engine) Open(f sr.File) (sr.Network, error) {
 	if n.Scale() != f.Scale {
 		n.Close()
 		return nil, fmt.Errorf("model %s: its network upscales by %d, its description says %d", f.Name, n.Scale(), f.Scale)
+	}
+	if n.Radius() > f.Halo {
+		n.Close()
+		return nil, fmt.Errorf("model %s: its network sees %d pixels around each, its description says %d", f.Name, n.Radius(), f.Halo)
 	}
 	if e.loaded != nil {
 		e.loaded(f, n.Path(), n.Refused())
@@ -120,6 +124,9 @@ type loaded struct{ *Network }
 // MaxPixels allows every frame whole: memory grows with the width only, and tiles would only compute halos twice.
 func (n loaded) MaxPixels() int { return maxWidth * maxHeight }
 
+// ComputesRows returns true: the layers stream through the rows that are kept, and as many above and below as they depend on.
+func (n loaded) ComputesRows() bool { return true }
+
 // NewBatch returns room for slots tiles. Planes are read and written in place, so it takes no memory of its own, except for
 // tiles whose result is kept only in part.
 func (n loaded) NewBatch(width, height, sampleBytes, slots int) (sr.Batch, error) {
@@ -136,7 +143,7 @@ func (n loaded) Close() error {
 type batch struct {
 	net     *Network
 	windows []sr.Window
-	whole   []byte // a tile's whole result where only a part of it is kept
+	rows    []byte // whole rows of a result of which only a part is kept
 }
 
 // Load remembers the window.
@@ -154,26 +161,26 @@ func (b *batch) Infer(n int) error {
 
 func (b *batch) infer(w sr.Window) error {
 	s := b.net.Scale()
-	width, height := w.Src.Width*s, w.Src.Height*s
-	if w.SkipX == 0 && w.SkipY == 0 && w.Dst.Width == width && w.Dst.Height == height {
-		return b.net.Upscale(w.Src, w.Dst)
+	width := w.Src.Width * s
+	// Rows of output that are not kept need not be computed.
+	y0, y1 := w.SkipY/s, (w.SkipY+w.Dst.Height+s-1)/s
+	if w.SkipX == 0 && w.Dst.Width == width && w.SkipY == y0*s && w.Dst.Height == (y1-y0)*s {
+		return b.net.upscaleRows(w.Src, w.Dst, y0, y1)
 	}
 	size := 1
 	if w.Src.Depth > 8 {
 		size = 2
 	}
-	whole := frame.Plane{Stride: width * size, Width: width, Height: height, Depth: w.Src.Depth}
-	if cap(b.whole) < whole.Stride*height {
-		b.whole = make([]byte, whole.Stride*height)
+	rows := frame.Plane{Stride: width * size, Width: width, Height: (y1 - y0) * s, Depth: w.Src.Depth}
+	if cap(b.rows) < rows.Stride*rows.Height {
+		b.rows = make([]byte, rows.Stride*rows.Height)
 	}
-	whole.Data = b.whole[:whole.Stride*height]
-	// Rows of output that are not kept need not be computed.
-	y0, y1 := w.SkipY/s, min((w.SkipY+w.Dst.Height+s-1)/s, w.Src.Height)
-	if err := b.net.UpscaleRows(w.Src, whole, y0, y1); err != nil {
+	rows.Data = b.rows[:rows.Stride*rows.Height]
+	if err := b.net.upscaleRows(w.Src, rows, y0, y1); err != nil {
 		return err
 	}
 	for y := range w.Dst.Height {
-		copy(w.Dst.Data[y*w.Dst.Stride:][:w.Dst.Width*size], whole.Data[(w.SkipY+y)*whole.Stride+w.SkipX*size:])
+		copy(w.Dst.Data[y*w.Dst.Stride:][:w.Dst.Width*size], rows.Data[(w.SkipY-y0*s+y)*rows.Stride+w.SkipX*size:])
 	}
 	return nil
 }
@@ -183,7 +190,7 @@ func (b *batch) Store(i int) { b.windows[i] = sr.Window{} }
 
 // Close lets go of the memory.
 func (b *batch) Close() error {
-	b.whole = nil
+	b.rows = nil
 	return nil
 }
 

@@ -126,28 +126,41 @@ func (n *Network) memory(p path, width int) int {
 // code value v stands for v / (2^depth - 1); the result is clamped and rounded half to even. Values of src above the depth's
 // largest count as the largest. Only dst's Width x Height samples are written. The planes must not overlap.
 func (n *Network) Upscale(src, dst frame.Plane) error {
-	return n.UpscaleRows(src, dst, 0, src.Height)
+	return n.upscaleRows(src, dst, 0, src.Height)
 }
 
 // UpscaleRows computes the rows of dst that rows y0 up to y1 of src become, for several goroutines to share one picture.
 // The planes are the whole ones. The result is the same as Upscale's; what is near the border of two bands is computed
 // twice.
 func (n *Network) UpscaleRows(src, dst frame.Plane, y0, y1 int) error {
+	if err := checkPlane(dst, "destination"); err != nil {
+		return err
+	}
+	s := n.prog.scale
+	if dst.Height != s*src.Height || y0 < 0 || y1 > src.Height || y0 >= y1 {
+		return fmt.Errorf("upscale: rows %d to %d of a picture of %d rows, to a destination of %d", y0, y1, src.Height, dst.Height)
+	}
+	dst.Data, dst.Height = dst.Data[y0*s*dst.Stride:], (y1-y0)*s
+	return n.upscaleRows(src, dst, y0, y1)
+}
+
+// upscaleRows computes what rows y0 up to y1 of src become. src is the whole picture, dst holds these rows' result only.
+func (n *Network) upscaleRows(src, dst frame.Plane, y0, y1 int) error {
 	if err := checkPlane(src, "source"); err != nil {
 		return err
 	}
 	if err := checkPlane(dst, "destination"); err != nil {
 		return err
 	}
-	if s := n.prog.scale; dst.Width != s*src.Width || dst.Height != s*src.Height || dst.Depth != src.Depth {
-		return fmt.Errorf("upscale: the destination is %dx%d with %d bits; %dx%d with %d bits times %d is not that",
-			dst.Width, dst.Height, dst.Depth, src.Width, src.Height, src.Depth, s)
-	}
 	if src.Width > maxWidth || src.Height > maxHeight {
 		return fmt.Errorf("upscale: %dx%d is larger than %dx%d", src.Width, src.Height, maxWidth, maxHeight)
 	}
 	if y0 < 0 || y1 > src.Height || y0 >= y1 {
 		return fmt.Errorf("upscale: rows %d to %d of a picture of %d rows", y0, y1, src.Height)
+	}
+	if s := n.prog.scale; dst.Width != s*src.Width || dst.Height != s*(y1-y0) || dst.Depth != src.Depth {
+		return fmt.Errorf("upscale: the destination is %dx%d with %d bits; %dx%d with %d bits times %d is not that",
+			dst.Width, dst.Height, dst.Depth, src.Width, y1-y0, src.Depth, s)
 	}
 	w, err := n.take(src.Width)
 	if err != nil {
@@ -158,6 +171,7 @@ func (n *Network) UpscaleRows(src, dst frame.Plane, y0, y1 int) error {
 	return nil
 }
 
+// run has a path compute what rows y0 up to y1 of src become. dst holds these rows' result only.
 func (n *Network) run(p path, src, dst frame.Plane, y0, y1 int, w workspace) {
 	C.nat_run(n.net, p.c, unsafe.Pointer(&src.Data[0]), C.ptrdiff_t(src.Stride), C.int(src.Width), C.int(src.Height),
 		C.int(src.Depth), unsafe.Pointer(&dst.Data[0]), C.ptrdiff_t(dst.Stride), C.int(y0), C.int(y1), w.mem)

@@ -126,8 +126,8 @@ const nat_path *nat_quads_avx2(void); // for tests
 // nat_scratch_bytes returns the memory nat_run needs for a picture of this width.
 size_t nat_scratch_bytes(const nat_net *net, const nat_path *path, int width);
 
-// nat_run upscales rows y0..y1 of a width x height luma plane. dst points at the output plane's first row, whichever rows are
-// asked for. scratch: nat_scratch_bytes bytes, 64-aligned, of any content. Nothing is allocated and nothing kept.
+// nat_run upscales rows y0..y1 of a width x height luma plane. dst points at the first row of output that is asked
+// for. scratch: nat_scratch_bytes bytes, 64-aligned, of any content. Nothing is allocated and nothing kept.
 void nat_run(const nat_net *net, const nat_path *path, const void *src, ptrdiff_t src_stride, int width, int height, int depth,
 	void *dst, ptrdiff_t dst_stride, int y0, int y1, void *scratch);
 

@@ -45,7 +45,7 @@ typedef struct {
 	const uint8_t *src;
 	uint8_t *dst;
 	ptrdiff_t src_stride, dst_stride;
-	int width, height, depth;
+	int width, height, depth, y0;
 	uint8_t *base[MAX_BUFFERS]; // pixel 0 of each buffer's first row
 	size_t row_bytes[MAX_BUFFERS];
 	uint8_t *thrown; // pixel 0 of a row whose content nobody reads
@@ -108,7 +108,7 @@ static void conv_rows(const run *r, const nat_op *op, int y, int lines, int comp
 		}
 		if (op->kind == NAT_PLANE) {
 			r->path->finish(r->sums[l], op->cpad, r->src + (y + l) * r->src_stride, r->width, r->net->scale, r->depth,
-				r->dst + (ptrdiff_t)(y + l) * r->net->scale * r->dst_stride, r->dst_stride);
+				r->dst + (ptrdiff_t)(y + l - r->y0) * r->net->scale * r->dst_stride, r->dst_stride);
 		}
 	}
 }
@@ -117,7 +117,7 @@ void nat_run(const nat_net *net, const nat_path *path, const void *src, ptrdiff_
 	void *dst, ptrdiff_t dst_stride, int y0, int y1, void *scratch) {
 	run r = {
 		.net = net, .path = path, .src = src, .dst = dst, .src_stride = src_stride, .dst_stride = dst_stride,
-		.width = width, .height = height, .depth = depth, .scratch = scratch,
+		.width = width, .height = height, .depth = depth, .y0 = y0, .scratch = scratch,
 	};
 	uint8_t *at = (uint8_t *)scratch + path_scratch(net, path, width);
 	for (int i = 0; i < 2; i++) {

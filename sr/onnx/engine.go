@@ -132,6 +132,9 @@ func (n *network) MaxPixels() int {
 	return int(n.engine.memory / bytes)
 }
 
+// ComputesRows returns false: what is inferred has the batch's size, whatever is kept of it.
+func (n *network) ComputesRows() bool { return false }
+
 // session returns the session for samples of the given size, made when first asked for.
 func (n *network) session(sampleBytes int) (*ort.DynamicAdvancedSession, error) {
 	n.mu.Lock()
