@@ -188,6 +188,26 @@ def read(checkpoint):
     return folded, rounding, kept
 
 
+def read_float(path):
+    """Returns (Folded network, metadata) of a float32 .onnx file; raises ValueError for one of another precision.
+
+    The convolutions are known by their order and an l2 that is still multiplied with by its node, so that files of other
+    exporters are read, too.
+    """
+    made = onnx.load(path)
+    about = metadata.read(made) | metadata.from_graph(made)
+    if about["precision"] != "fp32":
+        raise ValueError(f"{path} is {about['precision']}: give the float32 model that it was made from")
+    values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in made.graph.initializer}
+    net = model.LMSWN(about["tier"], int(about["scale"]))
+    convs = [tuple(values[name] for name in node.input[1:]) for node in made.graph.node if node.op_type == "Conv"]
+    l2 = [values[name] for node in made.graph.node if node.op_type == "Mul" for name in node.input if name in values]
+    folded = net.fold().detach()
+    folded.convs = dict(zip(folded.convs, convs, strict=True))
+    folded.l2 = [value.reshape(1) for value in l2] or [torch.ones(1)] * folded.blocks
+    return folded, about
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")

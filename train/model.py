@@ -73,14 +73,18 @@ class MRDWM(nn.Module):
         distilled.append(self.last(r))
         return self.l1 * self.fuse(torch.cat(distilled, 1)) + self.l2 * x
 
+    @staticmethod
+    def residual(weight):
+        """Returns the kernel of weight's shape that passes each input channel on to the output channel of its number."""
+        kernel = torch.zeros_like(weight)
+        kernel[:, :, 1, 1].fill_diagonal_(1)
+        return kernel
+
     def fold(self):
         """Yields (name, (weight, bias)) of the block's five convolutions; the residual becomes a one in a kernel's centre."""
         for i, stage in enumerate(self.stages):
             weight, bias = stage.fold()
-            residual = torch.zeros_like(weight)
-            for k in range(weight.shape[1]):
-                residual[k, k, 1, 1] = 1
-            yield f"conv{i}", (weight + residual, bias)
+            yield f"conv{i}", (weight + self.residual(weight), bias)
         yield f"conv{STAGES}", self.last.fold()
         fuse, bias, parts = self.fuse.weight[:, :, 0, 0], self.fuse.bias, []
         for i, point in enumerate(self.points):
@@ -122,6 +126,41 @@ class LMSWN(nn.Module):
         convs["fuse"] = self.fuse.weight, self.fuse.bias
         convs["conv"], convs["up"] = self.conv.fold(), self.up.fold()
         return Folded(self.tier, self.scale, convs, [block.l2 for block in self.body])
+
+    def unfold(self, net):
+        """Takes the weights of a Folded network of this tier and scale, so that fold() returns the same network again.
+
+        Each folded kernel goes whole into one of the branches that it may have come from; the others begin at zero.
+        """
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                if ".row." in name or ".column." in name:
+                    value.zero_()
+            def give(conv, weight, bias):
+                conv.weight.copy_(weight)
+                conv.bias.copy_(bias)
+
+            weight, bias = net.convs["head"]
+            at = 0
+            for branch in self.head.branches:
+                n, k = branch.weight.shape[0], branch.kernel_size[0]
+                middle = slice((7 - k) // 2, (7 + k) // 2)
+                give(branch, weight[at:at + n, :, middle, middle], bias[at:at + n])
+                at += n
+            give(self.head.fuse, *net.convs["head_fuse"])
+            for i, block in enumerate(self.body):
+                for n, stage in enumerate(block.stages):
+                    weight, bias = net.convs[f"block{i}.conv{n}"]
+                    give(stage.square, weight - block.residual(weight), bias)
+                give(block.last.square, *net.convs[f"block{i}.conv{STAGES}"])
+                for point in block.points:
+                    give(point, torch.eye(block.kept)[:, :, None, None], torch.zeros(block.kept))
+                give(block.fuse, *net.convs[f"block{i}.fuse"])
+                block.l1.fill_(1)
+                block.l2.copy_(net.l2[i])
+            give(self.fuse, *net.convs["fuse"])
+            give(self.conv.square, *net.convs["conv"])
+            give(self.up.square, *net.convs["up"])
 
 
 class Folded:

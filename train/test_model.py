@@ -36,6 +36,18 @@ def test_folding_passes_gradients_to_every_parameter():
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+@pytest.mark.parametrize("tier, scale", [("s", 2), ("m", 3)])
+@torch.no_grad()
+def test_a_written_model_can_be_trained_on(tier, scale, tmp_path):
+    net, x = trained(tier, scale), torch.rand(1, 1, 25, 31)
+    path = export.write(net.fold().detach(), None, str(tmp_path), "clean", "0", "first; then second", "unknown")
+    folded, about = export.read_float(path)
+    again = model.LMSWN(tier, scale)
+    again.unfold(folded)
+    assert about["training"] == "first; then second"
+    assert (again(x) - net(x)).abs().max() < 1e-5
+
+
 def test_absorbing_refuses_an_l2_of_zero():
     net = trained("s", 2)
     with torch.no_grad():

@@ -53,12 +53,22 @@ def loss_of(kind, y, target):
     return (difference.square() + CHARBONNIER ** 2).sqrt().mean()
 
 
+def given_weights(path):
+    """Returns the dict of a checkpoint, or what a float .onnx file holds of one: tier, scale, model and history."""
+    if not path.endswith(".onnx"):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    folded, about = export.read_float(path)
+    net = model.LMSWN(folded.tier, folded.scale)
+    net.unfold(folded)
+    return {"tier": folded.tier, "scale": folded.scale, "model": net.state_dict(), "history": about["training"].split("; then ")}
+
+
 def start_weights(net, path):
-    """Loads weights from a checkpoint (all but the last layer from another scale) and returns the checkpoint.
+    """Loads weights from a checkpoint or an .onnx file (all but the last layer from another scale) and returns its dict.
 
     Exits with a sentence when it is of another tier.
     """
-    given = torch.load(path, map_location="cpu", weights_only=True)
+    given = given_weights(path)
     if given["tier"] != net.tier:
         sys.exit(f"{path} holds tier {given['tier']}, not {net.tier}: start from a checkpoint of the same tier")
     weights = given["model"]
@@ -102,7 +112,7 @@ def arguments(argv):
     parser.add_argument("--flavour", choices=("clean", "video"), default="video")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the log and the model")
-    parser.add_argument("--start", help="checkpoint to start from, of the same tier; of any scale")
+    parser.add_argument("--start", help="checkpoint or float .onnx file to start from, of the same tier; of any scale")
     parser.add_argument("--version", default="1.0.0", help="the model's version, for its metadata")
     parser.add_argument("--iterations", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=math.inf,
@@ -113,7 +123,7 @@ def arguments(argv):
     parser.add_argument("--loss", choices=("charbonnier", "l1", "mse"), default="charbonnier")
     parser.add_argument("--clips", type=int, default=2400, help="synthetic clips for the video flavour, four frames each")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--bf16", choices=("auto", "on", "off"), default="auto", help="auto: on CUDA only")
+    parser.add_argument("--bf16", choices=("auto", "on", "off"), default="auto", help="auto: for float models on CUDA and on CPUs with AVX-512 BF16")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch decides)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
@@ -128,7 +138,9 @@ class Run:
     def __init__(self, args):
         self.args = args
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
-        self.bf16 = args.bf16 == "on" or args.bf16 == "auto" and self.device.type == "cuda"
+        # Rounding to int8 codes is trained in float32: bf16 cannot tell the codes apart.
+        fast = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        self.bf16 = args.bf16 == "on" or args.bf16 == "auto" and fast and args.precision == "fp32"
         os.makedirs(args.out, exist_ok=True)
         self.log = open(os.path.join(args.out, "log.txt"), "a", buffering=1)
         self.checkpoint = os.path.join(args.out, "checkpoint.pt")
