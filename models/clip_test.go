@@ -9,9 +9,7 @@ import (
 	"testing"
 
 	"upscaler/internal/frame"
-	"upscaler/models"
 	"upscaler/sr"
-	"upscaler/sr/onnx"
 )
 
 // The clip's pictures are shrunk from width x height, which every scale divides.
@@ -32,19 +30,7 @@ func TestModelsBeatBicubic(t *testing.T) {
 	if _, err := exec.LookPath("ffmpeg"); err != nil {
 		t.Skip("needs the ffmpeg program (scripts/packages.sh test)")
 	}
-	files, err := onnx.Catalog(models.FS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	portable, err := onnx.OpenCPU(onnx.CPUOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	scheduler, err := sr.New(sr.Config{Models: files, Engines: []sr.Engine{portable}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer scheduler.Close()
+	files, scheduler := open(t)
 	want := luma(t, fmt.Sprintf("scale=%d:%d:flags=bicubic", width, height))
 	for _, f := range files {
 		t.Run(f.Name, func(t *testing.T) {
@@ -57,18 +43,11 @@ func TestModelsBeatBicubic(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer job.Close()
-			out := frame.Plane{Data: make([]byte, width*height), Stride: width, Width: width, Height: height, Depth: 8}
 			ours, theirs := 0.0, 0.0
 			pictures := len(small) / (w * h)
 			for i := range pictures {
 				in := frame.Plane{Data: small[i*w*h : (i+1)*w*h], Stride: w, Width: w, Height: h, Depth: 8}
-				ticket, err := job.Submit(context.Background(), in, out)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := ticket.Wait(context.Background()); err != nil {
-					t.Fatal(err)
-				}
+				out := upscale(t, job, in)
 				truth := want[i*width*height : (i+1)*width*height]
 				ours += psnr(out.Data, truth, f.Scale) / float64(pictures)
 				theirs += psnr(bicubic[i*width*height:(i+1)*width*height], truth, f.Scale) / float64(pictures)
