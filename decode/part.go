@@ -92,6 +92,7 @@ func (s *Source) cutMedia(origin int64) {
 	if n := uint64(c.part.Pictures); n > 0 && (m.Part.Frames == 0 || m.Part.Frames > n) {
 		m.Part.Frames = n
 	}
+	m.FirstPTS = 0
 	m.Chapters = c.chapters(m.Chapters)
 	m.Metadata = c.metadata(m.Metadata)
 	for _, st := range m.Streams {

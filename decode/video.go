@@ -274,6 +274,7 @@ func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 		if err := v.first(f, p); err != nil {
 			return err
 		}
+		s.media.FirstPTS = pts
 		s.cutMedia(pts)
 	}
 	m := s.media

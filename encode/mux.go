@@ -35,6 +35,10 @@ const (
 	// maxLead is the longest silence before the first picture that is taken for intended. Broadcasts count their time from
 	// whenever the transmitter was started; in other containers than MPEG-TS players would show hours of nothing first.
 	maxLead = 30 * time.Second
+
+	// maxPriming is how far sound may begin before zero: what a decoder needs to get going and nobody is to hear. Opus asks for 80 ms,
+	// two packets of AAC at 22 kHz take 93.
+	maxPriming = 100 * time.Millisecond
 )
 
 var microseconds = astiav.NewRational(1, 1_000_000)
@@ -345,26 +349,30 @@ func (x *mux) addPrograms(m *av.Media) {
 	}
 }
 
-// shiftOf returns by how much all timestamps are reduced: nothing, but for files that begin at a time of no meaning.
+// shiftOf returns by how much all timestamps are reduced: nothing, but for files that begin at a time of no meaning. That is far from
+// zero, or before it, as broadcasts do whose 33 bits of time overflow on the way: MP4 would hide what lies there, Matroska cannot say it.
 func (x *mux) shiftOf(m *av.Media) time.Duration {
-	if x.plan.Container == ContainerMPEGTS {
+	if x.plan.Container == ContainerMPEGTS || m.Video().StartTime == av.NoTimestamp {
 		return 0
 	}
-	start := m.Video().StartTime
-	if start == av.NoTimestamp {
-		return 0
-	}
-	earliest := m.Video().TimeBase.Seconds(start)
+	seconds := func(t float64) time.Duration { return time.Duration(t * float64(time.Second)) }
+	first := m.VideoTimeBase.Seconds(m.FirstPTS)
+	earliest := first
 	for i, s := range m.Streams {
-		if x.plan.streams[i] >= 0 && s.StartTime != av.NoTimestamp && !s.AttachedPicture &&
+		if x.plan.streams[i] >= 0 && s.StartTime != av.NoTimestamp && !s.AttachedPicture && i != m.VideoIndex &&
 			(s.Kind == media.KindAudio || s.Kind == media.KindVideo) {
 			earliest = min(earliest, s.TimeBase.Seconds(s.StartTime))
 		}
 	}
-	if earliest < maxLead.Seconds() || earliest > math.MaxInt32 {
+	switch {
+	case math.Abs(earliest) > math.MaxInt32:
 		return 0
+	case earliest >= maxLead.Seconds():
+		return seconds(math.Floor(earliest)) // which every time base can say
+	case x.plan.live == nil && (first < 0 || earliest < -maxPriming.Seconds()):
+		return seconds(earliest)
 	}
-	return time.Duration(earliest) * time.Second // whole seconds, which every time base can say
+	return 0
 }
 
 func (x *mux) setShift(m *av.Media) {
@@ -375,8 +383,11 @@ func (x *mux) setShift(m *av.Media) {
 	for i := range x.streams {
 		x.streams[i].shift = astiav.RescaleQ(shift.Microseconds(), microseconds, x.streams[i].from)
 	}
-	x.tell(notice.TimestampsRepaired, notice.NoStream, fmt.Sprintf("The input's clock begins at %v; the output's begins %v earlier, all streams alike.",
-		shift, shift))
+	text := "The input's clock begins at %v; the output's begins at zero, all streams alike."
+	if shift > 0 {
+		text = "The input's clock begins at %[1]v; the output's begins %[1]v earlier, all streams alike."
+	}
+	x.tell(notice.TimestampsRepaired, notice.NoStream, fmt.Sprintf(text, shift.Round(time.Millisecond)))
 }
 
 func (x *mux) tell(code notice.Code, stream int, text string) {
@@ -470,6 +481,10 @@ func (x *mux) writePacket(p *av.Packet) error {
 		p.Free()
 		return nil // its stream is dropped
 	}
+	if x.hidden(p) {
+		p.Free()
+		return nil
+	}
 	dts := p.DTS()
 	if dts == av.NoTimestamp {
 		dts = p.PTS()
@@ -483,6 +498,13 @@ func (x *mux) writePacket(p *av.Packet) error {
 		return nil
 	}
 	return x.writeQueued(math.MinInt64)
+}
+
+// hidden tells whether a packet is one that the input's edit list hides and this container would show: only MP4 has such lists.
+// What decoders need to get going stays.
+func (x *mux) hidden(p *av.Packet) bool {
+	return !x.isMP4() && p.Raw().Flags().Has(astiav.PacketFlagDiscard) && p.PTS() != av.NoTimestamp &&
+		p.TimeBase().Seconds(p.PTS()) < -maxPriming.Seconds()
 }
 
 // writeQueued writes the packets whose time is not after key, in microseconds of the input's clock.

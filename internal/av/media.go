@@ -32,6 +32,7 @@ type Media struct {
 	// VideoTimeBase is that of frame.Frame.PTS and Duration: Streams[VideoIndex].TimeBase, or a fraction of it where frames may lie
 	// between the stream's own.
 	VideoTimeBase media.Rational
+	FirstPTS      int64 // of the first frame, in VideoTimeBase
 
 	// What the decoded frames look like, taken from the first one. Every frame has this size and layout.
 	Width, Height int

@@ -75,6 +75,7 @@ type probed struct {
 		PTS    string `json:"pts_time"`
 		DTS    string `json:"dts_time"`
 		Size   string `json:"size"`
+		Flags  string `json:"flags"`
 		Hash   string `json:"data_hash"`
 	}
 	Frames []struct {
@@ -190,7 +191,11 @@ type timed struct {
 	size string
 }
 
-// packets returns a stream's packets by time. Empty text samples, by which MP4 marks the end of a subtitle, are no packets.
+// priming is what sound may begin before zero, in seconds, because decoders need it.
+const priming = 0.1
+
+// packets returns a stream's packets by time. Empty text samples, by which MP4 marks the end of a subtitle, are no packets, nor is what
+// an edit list hides.
 func (p probed) packets(i int) (all []timed) {
 	for _, k := range p.Packets {
 		if k.Stream != i || k.Size == "2" && p.Streams[i]["codec_name"] == "mov_text" {
@@ -199,6 +204,9 @@ func (p probed) packets(i int) (all []timed) {
 		at, err := strconv.ParseFloat(k.PTS, 64)
 		if err != nil {
 			at, _ = strconv.ParseFloat(k.DTS, 64)
+		}
+		if hidden := strings.Contains(k.Flags, "D"); hidden && (at < -priming || p.Streams[i]["codec_type"] == "video") {
+			continue
 		}
 		all = append(all, timed{at, k.Hash, k.Size})
 	}
