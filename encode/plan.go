@@ -65,6 +65,9 @@ func Plan(m *av.Media, o Options) (*Layout, error) {
 		return nil, &UnsupportedError{Text: fmt.Sprintf("The output would be %dx%d pixels; the largest that can be encoded is %dx%d.",
 			l.Width, l.Height, maxSide, maxSide)}
 	}
+	if err := refuseDolbyVision(m); err != nil {
+		return nil, err
+	}
 	if err := l.chooseFormats(m, o); err != nil {
 		return nil, err
 	}
@@ -377,26 +380,50 @@ func (l *Layout) tellReductions(m *av.Media) {
 	if l.container.container == ContainerMPEGTS && av.HasDisplayMatrix(m.Video().Params) {
 		l.tell(notice.MetadataReduced, m.VideoIndex, "How the picture is to be turned is left out: MPEG-TS cannot say it, Matroska and MP4 can.")
 	}
-	dolby := av.HasDolbyVision(m.Video().Params)
-	hdr10plus := false
+	if d, found := av.FindDolbyVision(m.Video().Params, m.FirstSideData); found {
+		l.tell(notice.MetadataReduced, m.VideoIndex, "Dolby Vision%s is reduced to its base layer: its metadata describes the small picture.", profileName(d))
+	}
 	for _, sd := range m.FirstSideData {
-		dolby = dolby || sd.Type == av.SideDataDolbyVision || sd.Type == av.SideDataDolbyVisionRPU
-		hdr10plus = hdr10plus || sd.Type == av.SideDataHDR10Plus
-	}
-	if dolby {
-		l.tell(notice.MetadataReduced, m.VideoIndex, "Dolby Vision is reduced to its base layer: its metadata describes the small picture.")
-	}
-	if hdr10plus && !l.keepsHDR10Plus() {
-		l.tell(notice.MetadataReduced, m.VideoIndex, "HDR10+ metadata is left out: the %s encoder cannot carry it; HDR10 metadata is kept.", l.encoder.label)
+		if sd.Type == av.SideDataHDR10Plus && !l.keepsHDR10Plus(sd) {
+			l.tell(notice.MetadataReduced, m.VideoIndex, "HDR10+ metadata is left out: the %s encoder cannot carry it in %s, HEVC can; HDR10 metadata is kept.",
+				l.encoder.label, l.container.label)
+		}
 	}
 	if l.encoder.codec == CodecProRes && m.Color.Range == av.RangeFull {
 		l.tell(notice.MetadataReduced, m.VideoIndex, "ProRes cannot say that the samples use the full range; players will show too much contrast.")
 	}
 }
 
-// keepsHDR10Plus tells whether each frame's HDR10+ metadata reaches the output: in VP9 as block additions of Matroska and WebM.
-func (l *Layout) keepsHDR10Plus() bool {
-	return l.encoder.codec == CodecVP9 && (l.container.container == ContainerMatroska || l.container.container == ContainerWebM)
+func profileName(d av.DolbyVision) string {
+	if d.Profile == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (profile %d)", d.Profile)
+}
+
+// refuseDolbyVision refuses a picture whose colours nothing but Dolby Vision's metadata tells.
+func refuseDolbyVision(m *av.Media) error {
+	d, found := av.FindDolbyVision(m.Video().Params, m.FirstSideData)
+	if !found || !d.Alone {
+		return nil
+	}
+	return &UnsupportedError{Text: fmt.Sprintf("The video is Dolby Vision%s without a base layer for other players; "+
+		"upscaled without its metadata it would have false colours. Convert it to HDR10 first.", profileName(d))}
+}
+
+// keepsHDR10Plus tells whether each frame's HDR10+ metadata reaches the output: as messages in HEVC, in VP9 as block additions of
+// Matroska and WebM. AV1 could hold it, but dav1d 1.0 takes that of pictures that are shown again for the next ones'.
+func (l *Layout) keepsHDR10Plus(sd frame.SideData) bool {
+	if _, whole := av.HDR10PlusMessage(sd); !whole {
+		return false
+	}
+	switch l.encoder.codec {
+	case CodecHEVC:
+		return true
+	case CodecVP9:
+		return l.container.container == ContainerMatroska || l.container.container == ContainerWebM
+	}
+	return false
 }
 
 func (l *Layout) describeOutput(m *av.Media) {

@@ -40,24 +40,30 @@ type video struct {
 	still  *av.StillConverter // after all else, when the encoder stores a still picture
 	packet *astiav.Packet
 
-	keys      keyFrames
-	begun     bool            // the encoder has been given a picture
-	durations map[int64]int64 // of the frames inside the encoder, by PTS
-	frames    atomic.Int64
-	packets   atomic.Int64
-	position  atomic.Int64 // PTS of the last frame taken
+	keys     keyFrames
+	begun    bool              // the encoder has been given a picture
+	inside   map[int64]encoded // the frames inside the encoder, by PTS
+	frames   atomic.Int64
+	packets  atomic.Int64
+	position atomic.Int64 // PTS of the last frame taken
+}
+
+// encoded is what is added to a frame once it is a packet.
+type encoded struct {
+	duration int64
+	message  []byte // HDR10+ metadata; nil for none
 }
 
 // openVideo opens the encoder. Extra options (the user's) that it refuses are an *OptionError.
 func openVideo(m *av.Media, plan *Layout, globalHeader bool, threads int) (_ *video, err error) {
 	s := m.Video()
 	v := &video{
-		plan:      plan,
-		color:     encodable(m.Color),
-		sar:       s.SampleAspectRatio,
-		timeBase:  m.VideoTimeBase,
-		rate:      frameRate(s),
-		durations: map[int64]int64{},
+		plan:     plan,
+		color:    encodable(m.Color),
+		sar:      s.SampleAspectRatio,
+		timeBase: m.VideoTimeBase,
+		rate:     frameRate(s),
+		inside:   map[int64]encoded{},
 	}
 	defer func() {
 		if err != nil {
@@ -257,10 +263,10 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 	if err := av.SetFrameProperties(picture, f.PTS, duration, v.sar, v.color, v.sideData(f)); err != nil {
 		return err
 	}
-	if _, twice := v.durations[f.PTS]; twice {
+	if _, twice := v.inside[f.PTS]; twice {
 		return fmt.Errorf("two frames have the presentation time %d", f.PTS)
 	}
-	v.durations[f.PTS] = duration
+	v.inside[f.PTS] = encoded{duration, v.message(f)}
 	v.keys.mark(picture, f.PTS)
 	v.begun = true
 	v.frames.Add(1)
@@ -271,6 +277,19 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 	return v.receive(emit)
 }
 
+// message returns a frame's HDR10+ metadata for HEVC, whose encoder does not take it.
+func (v *video) message(f *frame.Frame) []byte {
+	if v.plan.encoder.codec != CodecHEVC {
+		return nil
+	}
+	for _, sd := range f.SideData {
+		if m, ok := av.HDR10PlusMessage(sd); ok {
+			return m
+		}
+	}
+	return nil
+}
+
 // sideData returns what of a frame's side data the encoder is to see: Dolby Vision's is left out, for it describes the picture
 // before scaling and needs a configuration that the output does not have.
 func (v *video) sideData(f *frame.Frame) []frame.SideData {
@@ -278,6 +297,10 @@ func (v *video) sideData(f *frame.Frame) []frame.SideData {
 	for _, sd := range f.SideData {
 		switch sd.Type {
 		case av.SideDataDolbyVision, av.SideDataDolbyVisionRPU:
+		case av.SideDataHDR10Plus:
+			if v.plan.keepsHDR10Plus(sd) {
+				kept = append(kept, sd)
+			}
 		case av.SideDataICCProfile: // describes RGB
 			if v.still != nil {
 				kept = append(kept, sd)
@@ -307,15 +330,20 @@ func (v *video) receive(emit func(*astiav.Packet) error) error {
 			return fmt.Errorf("encoding with %s: %w", v.plan.Encoder, err)
 		}
 		pts := v.packet.Pts()
-		duration, known := v.durations[pts]
+		from, known := v.inside[pts]
 		if !known {
 			v.packet.Unref()
 			return fmt.Errorf("%s returned a frame with the presentation time %d, which no frame had", v.plan.Encoder, pts)
 		}
-		delete(v.durations, pts)
-		v.packet.SetDuration(duration)
+		delete(v.inside, pts)
+		v.packet.SetDuration(from.duration)
 		v.packets.Add(1)
-		err = emit(v.packet)
+		if from.message != nil {
+			err = av.AddMessage(v.packet, from.message)
+		}
+		if err == nil {
+			err = emit(v.packet)
+		}
 		v.packet.Unref()
 		if err != nil {
 			return err

@@ -182,9 +182,3 @@ func HasDisplayMatrix(p *astiav.CodecParameters) bool {
 	sd := C.av_packet_side_data_get(c.coded_side_data, c.nb_coded_side_data, C.AV_PKT_DATA_DISPLAYMATRIX)
 	return sd != nil && orientation(C.GoBytes(unsafe.Pointer(sd.data), C.int(sd.size))) != (Orientation{})
 }
-
-// HasDolbyVision tells whether codec parameters announce Dolby Vision.
-func HasDolbyVision(p *astiav.CodecParameters) bool {
-	c := (*C.AVCodecParameters)(raw(p))
-	return C.av_packet_side_data_get(c.coded_side_data, c.nb_coded_side_data, C.AV_PKT_DATA_DOVI_CONF) != nil
-}

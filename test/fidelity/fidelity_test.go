@@ -6,6 +6,8 @@ package fidelity
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -212,6 +214,7 @@ func inputs() []input {
 		plain("hdr10.mkv", picture+x265[:len(x265)-1]+":hdr10=1:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"+
 			":max-cll=1000,400 -pix_fmt yuv420p10le -color_primaries bt2020 -color_trc smpte2084 -colorspace bt2020nc -color_range tv", outputs...),
 		plain("hlg.mp4", picture+x265+"-pix_fmt yuv420p10le -color_primaries bt2020 -color_trc arib-std-b67 -colorspace bt2020nc -color_range tv", mp4, mkv, webm),
+		{"dolby.mp4", func(t *testing.T, dir string) string { return dolbyVision(t, dir, 8, 1) }, outputs},
 		plain("full-range.mp4", picture+"-c:v libx264 -pix_fmt yuvj420p -color_primaries smpte170m -color_trc smpte170m -colorspace smpte170m", outputs...),
 		plain("topleft.mkv", picture+"-c:v libx264 -pix_fmt yuv420p -chroma_sample_location topleft -x264-params chromaloc=2", mp4, mkv),
 		plain("422.mkv", picture+"-c:v libx264 -pix_fmt yuv422p10le -color_primaries bt709 -color_trc bt709 -colorspace bt709", mp4, mkv),
@@ -296,6 +299,38 @@ func TestMatrix(t *testing.T) {
 	})
 	if f := flag.Lookup("test.run"); !t.Failed() && (f == nil || !strings.Contains(f.Value.String(), "/")) {
 		used.checkAll(t)
+	}
+}
+
+// TestDolbyVisionAlone: a picture that needs Dolby Vision's metadata to have its colours is refused, never shown in false ones.
+func TestDolbyVisionAlone(t *testing.T) {
+	dir := t.TempDir()
+	in, err := os.ReadFile(dolbyVision(t, dir, 5, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = run(t.Context(), in, "in.mp4", &result{path: filepath.Join(dir, "out.mp4")}, encode.Options{Scale: scale, Notify: func(notice.Notice) {}})
+	var unsupported *encode.UnsupportedError
+	if !errors.As(err, &unsupported) || !strings.Contains(unsupported.Text, "profile 5") {
+		t.Errorf("%v, want an UnsupportedError", err)
+	}
+}
+
+// TestCleanAperture: what MP4's clean aperture hides is cropped away, as if it never had been there.
+func TestCleanAperture(t *testing.T) {
+	dir := t.TempDir()
+	const lossless = "-c:v libx264 -qp 0 -bf 0 -pix_fmt yuv420p"
+	whole := ffmpeg(t, dir, "in.mp4", picture+lossless)
+	cropped := ffmpeg(t, dir, "cropped.mp4", "-i "+whole+" -vf crop=90:60:4:2 "+lossless)
+	var clap []byte
+	for _, fraction := range [][2]uint32{{90, 1}, {60, 1}, {1, 1}, {0, 1}} { // width, height, how far its middle lies to the right and below
+		clap = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(clap, fraction[0]), fraction[1])
+	}
+	o := encode.Options{Container: encode.ContainerMatroska, Codec: encode.CodecFFV1, Seekable: true}
+	a := upscale(t, addBox(t, whole, "clap", clap), dir, "a.mkv", o)
+	b := upscale(t, cropped, dir, "b.mkv", o)
+	if x, y := pictures(t, a.path), pictures(t, b.path); !slices.Equal(x, y) || len(x) != 20 {
+		t.Errorf("%d pictures, the first %s; want %d, the first %s", len(x), x[0], len(y), y[0])
 	}
 }
 

@@ -107,6 +107,21 @@ func probe(t *testing.T, path string) probed {
 	return p
 }
 
+// pictures returns size and digest of each picture of the first video.
+func pictures(t *testing.T, path string) (all []string) {
+	t.Helper()
+	out, err := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-").Output()
+	if err != nil {
+		t.Fatalf("ffmpeg %s: %v", path, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Split(line, ","); len(f) == 6 && line[0] != '#' {
+			all = append(all, strings.TrimSpace(f[4])+" bytes "+strings.TrimSpace(f[5]))
+		}
+	}
+	return all
+}
+
 // kind returns what the tables call a stream.
 func (p probed) kind(i, upscaled int) string {
 	s := p.Streams[i]
@@ -141,7 +156,7 @@ func (p probed) fields(i, upscaled int) map[string]string {
 	for _, list := range lists {
 		for _, sd := range list {
 			name := fmt.Sprint(sd["side_data_type"])
-			if strings.HasPrefix(name, "Mastering") || strings.HasPrefix(name, "Content") || name == "Display Matrix" {
+			if strings.HasPrefix(name, "Mastering") || strings.HasPrefix(name, "Content") || strings.HasPrefix(name, "DOVI") || name == "Display Matrix" {
 				flatten(all, kind+" side_data."+name+".", sd)
 			}
 		}
@@ -220,4 +235,49 @@ func (p probed) packets(i int) (all []timed) {
 		return 0
 	})
 	return all
+}
+
+// addBox adds a box to the description of the first track's samples (ISO/IEC 14496-12, 8.5.2) of an MP4 whose index comes last.
+func addBox(t *testing.T, path, kind string, content []byte) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	added := len(content) + 8
+	at, end := 0, len(b)
+	for _, into := range []string{"moov", "trak", "mdia", "minf", "stbl", "stsd", ""} {
+		for ; into != "" && at+8 <= end && string(b[at+4:at+8]) != into; at += int(binary.BigEndian.Uint32(b[at:])) {
+		}
+		if at+8 > end {
+			t.Fatalf("%s: no %s", path, into)
+		}
+		size := binary.BigEndian.Uint32(b[at:])
+		binary.BigEndian.PutUint32(b[at:], size+uint32(added))
+		at, end = at+8, at+int(size)
+		if into == "stsd" {
+			at += 8 // version, flags, number of entries
+		}
+	}
+	box := binary.BigEndian.AppendUint32(nil, uint32(added))
+	box = append(append(box, kind...), content...)
+	if err := os.WriteFile(path, slices.Insert(b, end, box...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// dolbyVision returns a video with the configuration of a profile of Dolby Vision whose base layer is like that of an id
+// (Dolby Vision Streams Within the ISO Base Media File Format, 3.2).
+func dolbyVision(t *testing.T, dir string, profile, compatibility int) string {
+	t.Helper()
+	path := ffmpeg(t, dir, fmt.Sprintf("dolby%d.mp4", profile), picture+x265+"-tag:v hvc1 -pix_fmt yuv420p10le -color_primaries bt2020"+
+		" -color_trc smpte2084 -colorspace bt2020nc")
+	var w bits
+	w.put(16, 0x100) // version
+	w.put(7, profile)
+	w.put(6, 1)     // level
+	w.put(3, 0b101) // metadata and a base layer
+	w.put(4, compatibility)
+	return addBox(t, path, "dvcC", append(w.b, make([]byte, 24-len(w.b))...))
 }

@@ -137,6 +137,8 @@ var properties = []property{
 	{name: "Colour: range, matrix, primaries, transfer", match: `upscaled color_.*`},
 	{name: "Chroma location", match: `upscaled chroma_location`},
 	{name: "HDR10: mastering display, content light level", match: `upscaled side_data\.(Mastering display|Content light).*`},
+	{name: "Dolby Vision", match: `upscaled side_data\.DOVI.*`, all: &fate{text: "the base layer; refused where it is for no other player (profile 5)",
+		told: notice.MetadataReduced, same: lost}},
 	{name: "Average frame rate", match: `upscaled avg_frame_rate`},
 }
 
