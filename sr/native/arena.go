@@ -101,11 +101,11 @@ func (a *arena) op(p *program, o *op, c *C.nat_op) {
 	c.mul4, c.bias4 = keep[C.float](a, mul4), keep[C.int32_t](a, bias4)
 
 	pixel := p.buffers[o.sources[0].buffer].stride
-	quads, steps := o.quads(pixel)
-	c.quads = keep[C.int8_t](a, quads)
-	list := alloc[C.nat_step](a, len(steps))
-	for i, s := range steps {
+	q := o.quads(pixel)
+	c.quads, c.taps = keep[C.int8_t](a, q.weights), C.int(q.taps)
+	list := alloc[C.nat_step](a, len(q.steps))
+	for i, s := range q.steps {
 		list[i] = C.nat_step{row: C.int(s.row), offset: C.int(s.offset)}
 	}
-	c.step, c.steps, c.pixel = &list[0], C.int(len(steps)), C.int(pixel)
+	c.step, c.steps, c.pixel = &list[0], C.int(len(q.steps)), C.int(pixel)
 }

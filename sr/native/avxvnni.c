@@ -9,16 +9,29 @@ const nat_path *nat_avxvnni(void) { return NULL; }
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avxvnni")
-#include <immintrin.h>
+#include "epilogue_avx2.h"
 
 #define VEC __m256i
 #define VECS 2
-#define PIXELS 6
+#define PIXELS1 6
+#define TAPS_PIXELS1 4
+#define PIXELS2 0
+#define MAX_PIXELS 6
 #define LOAD_SUMS(p) _mm256_load_si256((const __m256i *)(p))
 #define LOAD_WEIGHTS(p) _mm256_load_si256((const __m256i *)(p))
 #define BROADCAST(i) _mm256_set1_epi32(i)
 #define DOT(sums, in, weights) _mm256_dpbusd_avx_epi32(sums, in, weights)
-#define SPLIT(s, a, b) (s).a0 = (a)[0], (s).a1 = (a)[1], (s).b0 = (b)[0], (s).b1 = (b)[1]
+
+INLINE void finish_block(const nat_op *op, const nat_work *w, int x, int c, VEC sums[2][MAX_PIXELS][VECS], const int groups,
+	const int pixels) {
+	(void)groups;
+#pragma GCC unroll 3
+	for (int i = 0; i < pixels; i += 2) {
+		sums2 s = {sums[0][i][0], sums[0][i][1], sums[0][i + 1][0], sums[0][i + 1][1]};
+		finish2(op, w, 0, x + i, c, op->mul, s, 0);
+	}
+}
+
 #include "quads.h"
 
 const nat_path *nat_avxvnni(void) {

@@ -165,7 +165,7 @@ func (b *batch) infer(w sr.Window) error {
 	// Rows of output that are not kept need not be computed.
 	y0, y1 := w.SkipY/s, (w.SkipY+w.Dst.Height+s-1)/s
 	if w.SkipX == 0 && w.Dst.Width == width && w.SkipY == y0*s && w.Dst.Height == (y1-y0)*s {
-		return b.net.upscaleRows(w.Src, w.Dst, y0, y1)
+		return b.net.upscaleRows(w.Src, w.Dst, y0, y1, nil)
 	}
 	size := 1
 	if w.Src.Depth > 8 {
@@ -176,7 +176,7 @@ func (b *batch) infer(w sr.Window) error {
 		b.rows = make([]byte, rows.Stride*rows.Height)
 	}
 	rows.Data = b.rows[:rows.Stride*rows.Height]
-	if err := b.net.upscaleRows(w.Src, rows, y0, y1); err != nil {
+	if err := b.net.upscaleRows(w.Src, rows, y0, y1, nil); err != nil {
 		return err
 	}
 	for y := range w.Dst.Height {

@@ -224,9 +224,12 @@ func (l *lowering) addConv(kind opKind, c *conv, out quant) (*op, error) {
 			return nil, err
 		}
 	}
-	l.prog.macs += int64(c.cin) * int64(c.cout) * int64(c.k) * int64(c.k)
+	l.prog.macs += o.multiplyAdds()
 	return o, nil
 }
+
+// multiplyAdds returns how many multiply-adds a pixel takes.
+func (o *op) multiplyAdds() int64 { return int64(o.cin) * int64(o.cout) * int64(o.k) * int64(o.k) }
 
 func (l *lowering) addSum(r, conv root) error {
 	o, err := l.addConv(opBytes, conv.conv, conv.out)

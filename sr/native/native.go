@@ -17,7 +17,9 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 	"unsafe"
 
 	"upscaler/internal/frame"
@@ -126,7 +128,7 @@ func (n *Network) memory(p path, width int) int {
 // code value v stands for v / (2^depth - 1); the result is clamped and rounded half to even. Values of src above the depth's
 // largest count as the largest. Only dst's Width x Height samples are written. The planes must not overlap.
 func (n *Network) Upscale(src, dst frame.Plane) error {
-	return n.upscaleRows(src, dst, 0, src.Height)
+	return n.upscaleRows(src, dst, 0, src.Height, nil)
 }
 
 // UpscaleRows computes the rows of dst that rows y0 up to y1 of src become, for several goroutines to share one picture.
@@ -141,11 +143,12 @@ func (n *Network) UpscaleRows(src, dst frame.Plane, y0, y1 int) error {
 		return fmt.Errorf("upscale: rows %d to %d of a picture of %d rows, to a destination of %d", y0, y1, src.Height, dst.Height)
 	}
 	dst.Data, dst.Height = dst.Data[y0*s*dst.Stride:], (y1-y0)*s
-	return n.upscaleRows(src, dst, y0, y1)
+	return n.upscaleRows(src, dst, y0, y1, nil)
 }
 
 // upscaleRows computes what rows y0 up to y1 of src become. src is the whole picture, dst holds these rows' result only.
-func (n *Network) upscaleRows(src, dst frame.Plane, y0, y1 int) error {
+// times: see run.
+func (n *Network) upscaleRows(src, dst frame.Plane, y0, y1 int, times []int64) error {
 	if err := checkPlane(src, "source"); err != nil {
 		return err
 	}
@@ -166,15 +169,17 @@ func (n *Network) upscaleRows(src, dst frame.Plane, y0, y1 int) error {
 	if err != nil {
 		return err
 	}
-	n.run(n.path, src, dst, y0, y1, w)
+	n.run(n.path, src, dst, y0, y1, w, times)
 	n.give(w)
 	return nil
 }
 
-// run has a path compute what rows y0 up to y1 of src become. dst holds these rows' result only.
-func (n *Network) run(p path, src, dst frame.Plane, y0, y1 int, w workspace) {
+// run has a path compute what rows y0 up to y1 of src become. dst holds these rows' result only. times, unless nil, gets
+// the nanoseconds that each op took added.
+func (n *Network) run(p path, src, dst frame.Plane, y0, y1 int, w workspace, times []int64) {
 	C.nat_run(n.net, p.c, unsafe.Pointer(&src.Data[0]), C.ptrdiff_t(src.Stride), C.int(src.Width), C.int(src.Height),
-		C.int(src.Depth), unsafe.Pointer(&dst.Data[0]), C.ptrdiff_t(dst.Stride), C.int(y0), C.int(y1), w.mem)
+		C.int(src.Depth), unsafe.Pointer(&dst.Data[0]), C.ptrdiff_t(dst.Stride), C.int(y0), C.int(y1), w.mem,
+		(*C.int64_t)(unsafe.SliceData(times)))
 }
 
 // checkPlane makes sure that every sample of the plane lies inside its data.
@@ -230,4 +235,42 @@ func (n *Network) give(w workspace) {
 	n.mu.Lock()
 	n.idle = append(n.idle, w)
 	n.mu.Unlock()
+}
+
+// Layer is one layer of a network, and what it cost.
+type Layer struct {
+	Kernel, In, Out int           // kernel size, 0 for what turns samples into bytes; channels
+	MultiplyAdds    int64         // for each pixel of input
+	Time            time.Duration // in its own code, other work of the machine included
+}
+
+// Layers upscales src to dst as Upscale does and returns what each layer took.
+func (n *Network) Layers(src, dst frame.Plane) ([]Layer, error) {
+	times := make([]int64, len(n.prog.ops))
+	if err := n.upscaleRows(src, dst, 0, src.Height, times); err != nil {
+		return nil, err
+	}
+	var out []Layer
+	for i, o := range n.prog.ops {
+		l := Layer{Kernel: o.k, In: o.cin, Out: o.cout, Time: time.Duration(times[i])}
+		if o.kind == opInput {
+			l.Kernel = 0
+		} else {
+			l.MultiplyAdds = o.multiplyAdds()
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// UsePath makes the network use the implementation of this name, which its self-check must not have refused: for measurements. No call may
+// be running.
+func (n *Network) UsePath(name string) error {
+	for _, p := range paths() {
+		if p.name == name && !slices.Contains(n.refused, name) {
+			n.path = p
+			return nil
+		}
+	}
+	return fmt.Errorf("this CPU does not run the path %q, or not correctly", name)
 }

@@ -82,8 +82,9 @@ typedef struct {
 	const int16_t *winograd; // 16 bits, 3x3 only: group, position, pair of channels, lane, 2; NULL: not applicable
 	const float *mul4;       // mul / 4
 	const int32_t *bias4;    // bias * 4
-	const int8_t *quads;     // 8 bits, direct: group, step, lane, 4
+	const int8_t *quads;     // 8 bits, direct: group, step, tap, lane, 4
 	int steps;               // four consecutive bytes of input each
+	int taps;                // output pixels these bytes are used for: 1; 3, one pixel apart; 2, four pixels apart
 	const nat_step *step;
 	int pixel;               // the sources' stride
 } nat_op;
@@ -127,8 +128,9 @@ const nat_path *nat_quads_avx2(void); // for tests
 size_t nat_scratch_bytes(const nat_net *net, const nat_path *path, int width);
 
 // nat_run upscales rows y0..y1 of a width x height luma plane. dst points at the first row of output that is asked
-// for. scratch: nat_scratch_bytes bytes, 64-aligned, of any content. Nothing is allocated and nothing kept.
+// for. scratch: nat_scratch_bytes bytes, 64-aligned, of any content. Nothing is allocated and nothing kept. times, unless NULL,
+// gets the nanoseconds that each op took added.
 void nat_run(const nat_net *net, const nat_path *path, const void *src, ptrdiff_t src_stride, int width, int height, int depth,
-	void *dst, ptrdiff_t dst_stride, int y0, int y1, void *scratch);
+	void *dst, ptrdiff_t dst_stride, int y0, int y1, void *scratch, int64_t *times);
 
 #endif

@@ -69,22 +69,39 @@ func (o *op) winograd() []int16 {
 // step is where four consecutive bytes of input are read: in which of the op's rows, how many bytes from the output pixel.
 type step struct{ row, offset int }
 
-// quads returns the weights for sums over four bytes at a time and where each four are read. pixel is the distance between
-// the sources' pixels. Where a source holds other channels too, or its taps are not a multiple of four, the bytes read in
-// vain have zero weights.
-func (o *op) quads(pixel int) (w []int8, steps []step) {
+// quads are the weights for sums over four bytes at a time. Each step's four bytes are used for `taps` taps: for the output
+// pixel itself, and for those 1 or, where a pixel is a byte, 4 to the left.
+type quads struct {
+	weights []int8 // group, step, tap, lane, 4
+	steps   []step
+	taps    int
+}
+
+// quads returns the weights and where each four bytes are read. pixel is the distance between the sources' pixels. Where a
+// source holds other channels too, or its taps are not a multiple of four, the bytes read in vain have zero weights.
+func (o *op) quads(pixel int) quads {
 	type run struct{ row, offset, ky, first, n int } // consecutive bytes of a row: the values first.. of kernel row ky
+	q := quads{taps: 1}
+	tapValues := 0 // from a tap's value to the next tap's
 	var runs []run
 	channel := 0
 	for s, src := range o.sources {
 		for ky := range o.k {
 			row, left := s*o.k+ky, -(o.k/2)*pixel
-			if pixel == o.cin && len(o.sources) == 1 {
-				runs = append(runs, run{row, left, ky, 0, o.k * o.cin})
-				continue
-			}
-			for kx := range o.k {
-				runs = append(runs, run{row, left + kx*pixel, ky, kx*o.cin + channel, src.n})
+			switch {
+			case pixel == 1:
+				n := o.k
+				if o.k > 4 && o.k <= 8 {
+					q.taps, tapValues, n = 2, 4, 4
+				}
+				runs = append(runs, run{row, left, ky, 0, n})
+			case o.k == 3:
+				q.taps, tapValues = 3, o.cin
+				runs = append(runs, run{row, left, ky, channel, src.n})
+			default:
+				for kx := range o.k {
+					runs = append(runs, run{row, left + kx*pixel, ky, kx*o.cin + channel, src.n})
+				}
 			}
 		}
 		channel += src.n
@@ -93,19 +110,21 @@ func (o *op) quads(pixel int) (w []int8, steps []step) {
 		for _, r := range runs {
 			for i := 0; i < r.n; i += 4 {
 				if g == 0 {
-					steps = append(steps, step{r.row, r.offset + i})
+					q.steps = append(q.steps, step{r.row, r.offset + i})
 				}
-				for lane := range lanes {
-					for j := range 4 {
-						v := int8(0)
-						if i+j < r.n {
-							v = o.weight(g*lanes+lane, r.ky, r.first+i+j)
+				for t := range q.taps {
+					for lane := range lanes {
+						for j := range 4 {
+							v := int8(0)
+							if i+j < r.n {
+								v = o.weight(g*lanes+lane, r.ky, r.first+t*tapValues+i+j)
+							}
+							q.weights = append(q.weights, v)
 						}
-						w = append(w, v)
 					}
 				}
 			}
 		}
 	}
-	return w, steps
+	return q
 }

@@ -99,7 +99,7 @@ func (n *Network) upscaleWith(p path, src frame.Plane) (frame.Plane, error) {
 		return dst, err
 	}
 	defer w.free()
-	n.run(p, src, dst, 0, src.Height, w)
+	n.run(p, src, dst, 0, src.Height, w, nil)
 	return dst, nil
 }
 

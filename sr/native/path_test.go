@@ -191,7 +191,7 @@ func comparePaths(t testing.TB, n *Network, w, h, depth, pad int, rng *rand.Rand
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.run(p, src, dst, 0, h, work)
+		n.run(p, src, dst, 0, h, work, nil)
 		work.free()
 		check()
 		checkSrc()

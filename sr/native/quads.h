@@ -2,55 +2,84 @@
 // by the paths that have them, after they define
 //
 //   VEC, VECS               a vector of sums, and how many make a group of 16 output channels
-//   PIXELS                  pixels whose sums are kept in registers at once; even
+//   PIXELS1, PIXELS2        pixels whose sums are kept in registers at once, of one group and of two; 0: never two
+//   TAPS_PIXELS1            the same where several taps' weights are kept beside them
 //   LOAD_SUMS(p)            a vector of bias from memory
 //   LOAD_WEIGHTS(p)         a vector of weights, four bytes a lane
 //   BROADCAST(i)            a vector with the 32-bit integer i in every lane
 //   DOT(sums, in, weights)  the instruction
-//   SPLIT(sums2, a, b)      two pixels' sums as the epilogue wants them
+//   finish_block            what follows the sums
+//
+// What a pixel holds is loaded and broadcast once for all the taps of a kernel row that it is under.
 #include <string.h>
 
-#include "epilogue_avx2.h"
-
-// quads_block computes PIXELS pixels of `groups` groups of output channels.
-INLINE void quads_block(const nat_op *op, const nat_work *w, const uint8_t *const *at, int x, int c, int groups) {
-	VEC sums[2][PIXELS][VECS];
+// quads_block computes `pixels` pixels of `groups` groups of output channels. All from groups on are constants.
+INLINE void quads_block(const nat_op *op, const nat_work *w, const uint8_t *const *at, int x, int c, const int groups, const int taps,
+	const int shift, const int pixels) {
+	VEC sums[2][MAX_PIXELS][VECS];
+#pragma GCC unroll 2
 	for (int g = 0; g < groups; g++) {
+#pragma GCC unroll 2
 		for (int v = 0; v < VECS; v++) {
-			for (int i = 0; i < PIXELS; i++) {
+#pragma GCC unroll 32
+			for (int i = 0; i < pixels; i++) {
 				sums[g][i][v] = LOAD_SUMS(op->bias + c + g * NAT_LANES + v * (NAT_LANES / VECS));
 			}
 		}
 	}
-	const int8_t *weights = op->quads + (size_t)c / NAT_LANES * op->steps * NAT_LANES * 4;
-	size_t group = (size_t)op->steps * NAT_LANES * 4, pixel = op->pixel;
-	for (int s = 0; s < op->steps; s++, weights += NAT_LANES * 4) {
+	const int8_t *weights = op->quads + (size_t)c / NAT_LANES * op->steps * taps * NAT_LANES * 4;
+	const size_t group = (size_t)op->steps * taps * NAT_LANES * 4, pixel = op->pixel;
+	for (int s = 0; s < op->steps; s++, weights += taps * NAT_LANES * 4) {
 		const uint8_t *in = at[s] + x * pixel;
-		VEC m[2][VECS];
-		for (int g = 0; g < groups; g++) {
-			for (int v = 0; v < VECS; v++) {
-				m[g][v] = LOAD_WEIGHTS(weights + g * group + v * (NAT_LANES * 4 / VECS));
+		VEC m[3][2][VECS];
+#pragma GCC unroll 3
+		for (int t = 0; t < taps; t++) {
+#pragma GCC unroll 2
+			for (int g = 0; g < groups; g++) {
+#pragma GCC unroll 2
+				for (int v = 0; v < VECS; v++) {
+					m[t][g][v] = LOAD_WEIGHTS(weights + g * group + (t * VECS + v) * (NAT_LANES * 4 / VECS));
+				}
 			}
 		}
-#pragma GCC unroll 16
-		for (int i = 0; i < PIXELS; i++) {
+#pragma GCC unroll 40
+		for (int j = 0; j < pixels + (taps - 1) * shift; j++) {
 			int32_t four;
-			memcpy(&four, in + i * pixel, 4);
+			memcpy(&four, in + j * pixel, 4);
 			VEC b = BROADCAST(four);
-			for (int g = 0; g < groups; g++) {
-				for (int v = 0; v < VECS; v++) {
-					sums[g][i][v] = DOT(sums[g][i][v], b, m[g][v]);
+#pragma GCC unroll 3
+			for (int t = 0; t < taps; t++) {
+				const int i = j - t * shift;
+				if (i >= 0 && i < pixels) {
+#pragma GCC unroll 2
+					for (int g = 0; g < groups; g++) {
+#pragma GCC unroll 2
+						for (int v = 0; v < VECS; v++) {
+							sums[g][i][v] = DOT(sums[g][i][v], b, m[t][g][v]);
+						}
+					}
 				}
 			}
 		}
 	}
-	for (int g = 0; g < groups; g++) {
-#pragma GCC unroll 8
-		for (int i = 0; i < PIXELS; i += 2) {
-			sums2 s;
-			SPLIT(s, sums[g][i], sums[g][i + 1]);
-			finish2(op, w, 0, x + i, c + g * NAT_LANES, op->mul, s, 0);
-		}
+	finish_block(op, w, x, c, sums, groups, pixels);
+}
+
+INLINE void quads_row(const nat_op *op, const nat_work *w, const uint8_t *const *at, int c, const int groups, const int taps,
+	const int shift, const int pixels) {
+	for (int x = 0; x < w->width; x += pixels) {
+		quads_block(op, w, at, x, c, groups, taps, shift, pixels);
+	}
+}
+
+INLINE void quads_taps(const nat_op *op, const nat_work *w, const uint8_t *const *at, int c, const int groups, const int pixels,
+	const int taps_pixels) {
+	if (op->taps == 3) {
+		quads_row(op, w, at, c, groups, 3, 1, taps_pixels);
+	} else if (op->taps == 2) {
+		quads_row(op, w, at, c, groups, 2, 4, taps_pixels);
+	} else {
+		quads_row(op, w, at, c, groups, 1, 0, pixels);
 	}
 }
 
@@ -59,16 +88,12 @@ static void quads_conv(const nat_op *op, const nat_work *w) {
 	for (int s = 0; s < op->steps; s++) {
 		at[s] = w->row[0][op->step[s].row] + op->step[s].offset;
 	}
-	for (int x = 0; x < w->width; x += PIXELS) {
-		int c = 0;
-		if (VECS == 1) { // registers for two groups
-			for (; c + 2 * NAT_LANES <= op->cpad; c += 2 * NAT_LANES) {
-				quads_block(op, w, at, x, c, 2);
-			}
-		}
-		for (; c < op->cpad; c += NAT_LANES) {
-			quads_block(op, w, at, x, c, 1);
-		}
+	int c = 0;
+	for (; PIXELS2 > 0 && c + 2 * NAT_LANES <= op->cpad; c += 2 * NAT_LANES) {
+		quads_taps(op, w, at, c, 2, PIXELS2, PIXELS2);
+	}
+	for (; c < op->cpad; c += NAT_LANES) {
+		quads_taps(op, w, at, c, 1, PIXELS1, TAPS_PIXELS1);
 	}
 }
 

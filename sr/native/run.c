@@ -1,6 +1,7 @@
 // The order of work: every layer advances a few rows at a time, each as far ahead of the next as that one's kernel needs, so
 // that what lies between layers is a handful of rows. No row of any layer is computed twice.
 #include <string.h>
+#include <time.h>
 
 #include "native.h"
 
@@ -113,8 +114,14 @@ static void conv_rows(const run *r, const nat_op *op, int y, int lines, int comp
 	}
 }
 
+static int64_t nanoseconds(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 void nat_run(const nat_net *net, const nat_path *path, const void *src, ptrdiff_t src_stride, int width, int height, int depth,
-	void *dst, ptrdiff_t dst_stride, int y0, int y1, void *scratch) {
+	void *dst, ptrdiff_t dst_stride, int y0, int y1, void *scratch, int64_t *times) {
 	run r = {
 		.net = net, .path = path, .src = src, .dst = dst, .src_stride = src_stride, .dst_stride = dst_stride,
 		.width = width, .height = height, .depth = depth, .y0 = y0, .scratch = scratch,
@@ -153,6 +160,7 @@ void nat_run(const nat_net *net, const nat_path *path, const void *src, ptrdiff_
 		for (int i = 0; i < net->ops; i++) {
 			const nat_op *op = &net->op[i];
 			int until = t + NAT_BAND + op->lead < end[i] ? t + NAT_BAND + op->lead : end[i];
+			int64_t start = times ? nanoseconds() : 0;
 			while (done[i] < until) {
 				if (op->kind == NAT_INPUT) {
 					input_row(&r, op, done[i]++);
@@ -162,6 +170,9 @@ void nat_run(const nat_net *net, const nat_path *path, const void *src, ptrdiff_
 				int lines = until - done[i] < computed ? until - done[i] : computed;
 				conv_rows(&r, op, done[i], lines, computed);
 				done[i] += lines;
+			}
+			if (times) {
+				times[i] += nanoseconds() - start;
 			}
 		}
 	}
