@@ -62,6 +62,17 @@ INLINE void quads_block(const nat_op *op, const nat_work *w, const uint8_t *cons
 			}
 		}
 	}
+	// The compiler is to see other values from here on: else it keeps some of them on the stack throughout the loop, for what follows.
+#pragma GCC unroll 2
+	for (int g = 0; g < groups; g++) {
+#pragma GCC unroll 32
+		for (int i = 0; i < pixels; i++) {
+#pragma GCC unroll 2
+			for (int v = 0; v < VECS; v++) {
+				__asm__("" : "+v"(sums[g][i][v]));
+			}
+		}
+	}
 	finish_block(op, w, x, c, sums, groups, pixels);
 }
 
