@@ -34,41 +34,52 @@ INLINE __m256 load_bytes_ps(const uint8_t *p) {
 	return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-// finish2_slow does residual and tables; the vectors are the products of sum and mul.
-__attribute__((noinline)) static void finish2_slow(const nat_op *op, const nat_work *w, int line, int x, int c, __m256 a0, __m256 a1,
-	__m256 b0, __m256 b1) {
-	const __m256 zero = _mm256_set1_ps((float)op->zero), lo = _mm256_set1_ps((float)op->lo), none = _mm256_setzero_ps();
-	a0 = clamp_ps(_mm256_add_ps(round_ps(a0), zero), lo);
-	a1 = clamp_ps(_mm256_add_ps(round_ps(a1), zero), lo);
-	b0 = clamp_ps(_mm256_add_ps(round_ps(b0), zero), lo);
-	b1 = clamp_ps(_mm256_add_ps(round_ps(b1), zero), lo);
-	if (op->residual >= 0) {
-		const uint8_t *ra = w->residual[line] + (ptrdiff_t)x * op->residual_stride + c, *rb = ra + op->residual_stride;
-		const __m256 q = _mm256_set1_ps(op->add_q), r = _mm256_set1_ps(op->add_r), d = _mm256_set1_ps(op->add_c);
-		a0 = clamp_ps(round_ps(_mm256_fmadd_ps(a0, q, _mm256_fmadd_ps(load_bytes_ps(ra), r, d))), none);
-		a1 = clamp_ps(round_ps(_mm256_fmadd_ps(a1, q, _mm256_fmadd_ps(load_bytes_ps(ra + 8), r, d))), none);
-		b0 = clamp_ps(round_ps(_mm256_fmadd_ps(b0, q, _mm256_fmadd_ps(load_bytes_ps(rb), r, d))), none);
-		b1 = clamp_ps(round_ps(_mm256_fmadd_ps(b1, q, _mm256_fmadd_ps(load_bytes_ps(rb + 8), r, d))), none);
+// quantize2 quantizes the products of sum and mul, and adds the residual if there is one, up to the last rounding.
+INLINE void quantize2(const nat_op *op, const nat_work *w, int line, int x, int c, __m256 v[4]) {
+	const __m256 zero = _mm256_set1_ps((float)op->zero), lo = _mm256_set1_ps((float)op->lo);
+#pragma GCC unroll 4
+	for (int k = 0; k < 4; k++) {
+		v[k] = clamp_ps(_mm256_add_ps(round_ps(v[k]), zero), lo);
 	}
-	for (int k = 0; k < op->copies; k++) {
-		const nat_copy *copy = &op->copy[k];
-		__m256 v0 = a0, v1 = a1, v2 = b0, v3 = b1;
-		for (int s = 0; s < copy->stages; s++) {
-			const float *a = copy->a + (size_t)s * op->cpad + c, *b = copy->b + (size_t)s * op->cpad + c;
-			__m256 m0 = _mm256_load_ps(a), m1 = _mm256_load_ps(a + 8), d0 = _mm256_load_ps(b), d1 = _mm256_load_ps(b + 8);
-			v0 = clamp_ps(round_ps(_mm256_fmadd_ps(v0, m0, d0)), none);
-			v1 = clamp_ps(round_ps(_mm256_fmadd_ps(v1, m1, d1)), none);
-			v2 = clamp_ps(round_ps(_mm256_fmadd_ps(v2, m0, d0)), none);
-			v3 = clamp_ps(round_ps(_mm256_fmadd_ps(v3, m1, d1)), none);
-		}
-		store2(w->out[line][k] + (ptrdiff_t)x * copy->stride + c, copy->stride,
-			bytes2(_mm256_cvtps_epi32(v0), _mm256_cvtps_epi32(v1), _mm256_cvtps_epi32(v2), _mm256_cvtps_epi32(v3),
-				_mm256_setzero_si256()));
+	if (op->residual < 0) {
+		return;
+	}
+	const __m256 q = _mm256_set1_ps(op->add_q), r = _mm256_set1_ps(op->add_r), d = _mm256_set1_ps(op->add_c);
+	const uint8_t *residual = w->residual[line] + (ptrdiff_t)x * op->residual_stride + c;
+#pragma GCC unroll 4
+	for (int k = 0; k < 4; k++) {
+		v[k] = _mm256_fmadd_ps(v[k], q, _mm256_fmadd_ps(load_bytes_ps(residual + k / 2 * op->residual_stride + k % 2 * 8), r, d));
 	}
 }
 
-// plain tells whether what follows the sums is nothing but one rounding.
-INLINE int plain(const nat_op *op) { return op->residual < 0 && op->copies == 1 && op->copy[0].stages == 0; }
+INLINE __m256i pack2(const __m256 v[4], __m256i zero) {
+	return bytes2(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]), _mm256_cvtps_epi32(v[2]), _mm256_cvtps_epi32(v[3]), zero);
+}
+
+// finish2_copies does tables and several copies; the vectors are the products of sum and mul.
+__attribute__((noinline)) static void finish2_copies(const nat_op *op, const nat_work *w, int line, int x, int c, __m256 a0, __m256 a1,
+	__m256 b0, __m256 b1) {
+	const __m256 none = _mm256_setzero_ps();
+	__m256 v[4] = {a0, a1, b0, b1};
+	quantize2(op, w, line, x, c, v);
+	for (int k = 0; k < 4 && op->residual >= 0; k++) {
+		v[k] = clamp_ps(round_ps(v[k]), none);
+	}
+	for (int i = 0; i < op->copies; i++) {
+		const nat_copy *copy = &op->copy[i];
+		__m256 u[4] = {v[0], v[1], v[2], v[3]};
+		for (int s = 0; s < copy->stages; s++) {
+			const float *a = copy->a + (size_t)s * op->cpad + c, *b = copy->b + (size_t)s * op->cpad + c;
+			for (int k = 0; k < 4; k++) {
+				u[k] = clamp_ps(round_ps(_mm256_fmadd_ps(u[k], _mm256_load_ps(a + k % 2 * 8), _mm256_load_ps(b + k % 2 * 8))), none);
+			}
+		}
+		store2(w->out[line][i] + (ptrdiff_t)x * copy->stride + c, copy->stride, pack2(u, _mm256_setzero_si256()));
+	}
+}
+
+// one tells whether the result goes to one place as it is.
+INLINE int one(const nat_op *op) { return op->copies == 1 && op->copy[0].stages == 0; }
 
 // finish2 stores pixels x and x + 1 of output channels c..c+15 (c..c+7 where half). mul: of those channels.
 INLINE void finish2(const nat_op *op, const nat_work *w, int line, int x, int c, const float *mul, sums2 s, int half) {
@@ -85,16 +96,20 @@ INLINE void finish2(const nat_op *op, const nat_work *w, int line, int x, int c,
 		}
 		return;
 	}
-	__m256 a0 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.a0), m0), a1 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.a1), m1);
-	__m256 b0 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.b0), m0), b1 = _mm256_mul_ps(_mm256_cvtepi32_ps(s.b1), m1);
-	if (!plain(op)) {
-		finish2_slow(op, w, line, x, c, a0, a1, b0, b1);
+	__m256 v[4] = {_mm256_mul_ps(_mm256_cvtepi32_ps(s.a0), m0), _mm256_mul_ps(_mm256_cvtepi32_ps(s.a1), m1),
+		_mm256_mul_ps(_mm256_cvtepi32_ps(s.b0), m0), _mm256_mul_ps(_mm256_cvtepi32_ps(s.b1), m1)};
+	if (!one(op)) {
+		finish2_copies(op, w, line, x, c, v[0], v[1], v[2], v[3]);
 		return;
 	}
-	__m256i v = bytes2(_mm256_cvtps_epi32(a0), _mm256_cvtps_epi32(a1), _mm256_cvtps_epi32(b0), _mm256_cvtps_epi32(b1),
-		_mm256_set1_epi16((short)op->zero));
-	v = _mm256_max_epu8(v, _mm256_set1_epi8((char)op->lo));
-	store2(w->out[line][0] + (ptrdiff_t)x * op->copy[0].stride + c, op->copy[0].stride, v);
+	__m256i bytes;
+	if (op->residual >= 0) {
+		quantize2(op, w, line, x, c, v);
+		bytes = pack2(v, _mm256_setzero_si256());
+	} else {
+		bytes = _mm256_max_epu8(pack2(v, _mm256_set1_epi16((short)op->zero)), _mm256_set1_epi8((char)op->lo));
+	}
+	store2(w->out[line][0] + (ptrdiff_t)x * op->copy[0].stride + c, op->copy[0].stride, bytes);
 }
 
 // codes returns eight results as code values: the sums plus the input, clamped, times the largest code value.
@@ -115,50 +130,77 @@ INLINE __m128 input4(const uint8_t *src, int x, int depth, __m128 most) {
 	return _mm_div_ps(_mm_min_ps(_mm_cvtepi32_ps(v), most), most);
 }
 
-// finish_plane writes a row of the output, four pixels of input at a time.
-static void finish_plane(const float *sums, int lanes, const uint8_t *src, int width, int scale, int depth, uint8_t *dst,
-	ptrdiff_t dst_stride) {
-	int bytes = depth == 8 ? 1 : 2, x = 0;
-	__m256 most = _mm256_set1_ps((float)((1 << depth) - 1));
+INLINE void store12(uint8_t *out, __m128i v) {
+	_mm_storel_epi64((__m128i *)out, v);
+	int32_t last = _mm_extract_epi32(v, 2);
+	__builtin_memcpy(out + 8, &last, 4);
+}
+
+// finish_pixels writes what four pixels of input become. in02, in13: the input, four times each; s: the first pixel's sums.
+INLINE void finish_pixels(const float *s, int lanes, __m256 in02, __m256 in13, __m256 most, const int scale, const int bytes, uint8_t *out,
+	ptrdiff_t stride) {
+	for (int row = 0; row < (scale == 2 ? 1 : scale); row++, s += scale, out += stride) {
+		__m256 s02 = _mm256_set_m128(_mm_loadu_ps(s + 2 * lanes), _mm_loadu_ps(s));
+		__m256 s13 = _mm256_set_m128(_mm_loadu_ps(s + 3 * lanes), _mm_loadu_ps(s + lanes));
+		// 16 bits a code: four of each pixel, which are two rows of a scale of 2, and one too many of a scale of 3.
+		__m256i v = _mm256_packus_epi32(codes(s02, in02, most), codes(s13, in13, most));
+		if (scale == 2) {
+			v = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+		} else if (scale == 3) {
+			v = _mm256_shuffle_epi8(v, _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, -1, -1, -1, -1,
+				0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, -1, -1, -1, -1));
+		}
+		__m128i lo = _mm256_castsi256_si128(v), hi = _mm256_extracti128_si256(v, 1), both = _mm_packus_epi16(lo, hi);
+		if (scale == 2 && bytes == 1) {
+			_mm_storel_epi64((__m128i *)out, both);
+			_mm_storel_epi64((__m128i *)(out + stride), _mm_srli_si128(both, 8));
+		} else if (scale == 2) {
+			_mm_storeu_si128((__m128i *)out, lo);
+			_mm_storeu_si128((__m128i *)(out + stride), hi);
+		} else if (scale == 3 && bytes == 1) {
+			store12(out, _mm_shuffle_epi8(both, _mm_setr_epi8(0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, -1, -1, -1, -1)));
+		} else if (scale == 3) {
+			store12(out, lo);
+			store12(out + 12, hi);
+		} else if (bytes == 1) {
+			_mm_storeu_si128((__m128i *)out, both);
+		} else {
+			_mm256_storeu_si256((__m256i *)out, v);
+		}
+	}
+}
+
+INLINE void finish_row(const float *sums, int lanes, const uint8_t *src, int width, const int scale, int depth, const int bytes,
+	uint8_t *dst, ptrdiff_t dst_stride) {
+	const __m256 most = _mm256_set1_ps((float)((1 << depth) - 1));
+	int x = 0;
 	for (; x + 4 <= width; x += 4) {
 		__m128 in = input4(src, x, depth, _mm256_castps256_ps128(most));
-		uint8_t *out = dst + (size_t)x * scale * bytes;
-		const float *s = sums + (size_t)x * lanes;
-		if (scale == 2) {
-			__m256 s01 = _mm256_set_m128(_mm_load_ps(s + lanes), _mm_load_ps(s));
-			__m256 s23 = _mm256_set_m128(_mm_load_ps(s + 3 * lanes), _mm_load_ps(s + 2 * lanes));
-			__m256 in01 = _mm256_set_m128(_mm_permute_ps(in, 0x55), _mm_permute_ps(in, 0x00));
-			__m256 in23 = _mm256_set_m128(_mm_permute_ps(in, 0xff), _mm_permute_ps(in, 0xaa));
-			// 16-bit pairs by pixel and output row: 0.0 0.1 2.0 2.1, 1.0 1.1 3.0 3.1; wanted: row 0, then row 1.
-			__m256i v = _mm256_packus_epi32(codes(s01, in01, most), codes(s23, in23, most));
-			v = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7));
-			__m128i row0 = _mm256_castsi256_si128(v), row1 = _mm256_extracti128_si256(v, 1);
-			if (depth == 8) {
-				row0 = _mm_packus_epi16(row0, row1);
-				_mm_storel_epi64((__m128i *)out, row0);
-				_mm_storel_epi64((__m128i *)(out + dst_stride), _mm_srli_si128(row0, 8));
-			} else {
-				_mm_storeu_si128((__m128i *)out, row0);
-				_mm_storeu_si128((__m128i *)(out + dst_stride), row1);
-			}
-			continue;
-		}
-		float ins[4];
-		_mm_storeu_ps(ins, in);
-		for (int i = 0; i < 4; i++) {
-			int32_t v[8 * 8];
-			for (int c = 0; c < scale * scale; c += 8) {
-				_mm256_storeu_si256((__m256i *)(v + c), codes(_mm256_loadu_ps(s + i * lanes + c), _mm256_set1_ps(ins[i]), most));
-			}
-			for (int c = 0; c < scale * scale; c++) {
-				uint8_t *o = out + c / scale * dst_stride + (i * scale + c % scale) * bytes;
-				o[0] = (uint8_t)v[c];
-				if (bytes == 2) {
-					o[1] = (uint8_t)(v[c] >> 8);
-				}
-			}
-		}
+		__m256 in02 = _mm256_set_m128(_mm_permute_ps(in, 0xaa), _mm_permute_ps(in, 0x00));
+		__m256 in13 = _mm256_set_m128(_mm_permute_ps(in, 0xff), _mm_permute_ps(in, 0x55));
+		finish_pixels(sums + (size_t)x * lanes, lanes, in02, in13, most, scale, bytes, dst + (size_t)x * scale * bytes, dst_stride);
 	}
 	nat_scalar()->finish(sums + (size_t)x * lanes, lanes, src + (size_t)x * bytes, width - x, scale, depth,
 		dst + (size_t)x * scale * bytes, dst_stride);
+}
+
+// finish_plane writes a row of the output, four pixels of input at a time where the scale is one that models have.
+static void finish_plane(const float *sums, int lanes, const uint8_t *src, int width, int scale, int depth, uint8_t *dst,
+	ptrdiff_t dst_stride) {
+	switch (scale * 2 + (depth == 8)) {
+	case 5:
+		return finish_row(sums, lanes, src, width, 2, depth, 1, dst, dst_stride);
+	case 4:
+		return finish_row(sums, lanes, src, width, 2, depth, 2, dst, dst_stride);
+	case 7:
+		return finish_row(sums, lanes, src, width, 3, depth, 1, dst, dst_stride);
+	case 6:
+		return finish_row(sums, lanes, src, width, 3, depth, 2, dst, dst_stride);
+	case 9:
+		return finish_row(sums, lanes, src, width, 4, depth, 1, dst, dst_stride);
+	case 8:
+		return finish_row(sums, lanes, src, width, 4, depth, 2, dst, dst_stride);
+	default:
+		nat_scalar()->finish(sums, lanes, src, width, scale, depth, dst, dst_stride);
+	}
 }

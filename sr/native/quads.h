@@ -107,13 +107,3 @@ static void quads_conv(const nat_op *op, const nat_work *w) {
 		quads_taps(op, w, at, c, 1, PIXELS1, TAPS_PIXELS1);
 	}
 }
-
-static int quads_lines(const nat_op *op) {
-	(void)op;
-	return 1;
-}
-
-static size_t quads_scratch(const nat_op *op, int width) {
-	(void)op, (void)width;
-	return 0;
-}

@@ -41,8 +41,18 @@ INLINE void finish_block(const nat_op *op, const nat_work *w, int x, int c, VEC 
 
 #include "quads.h"
 
+static int lines(const nat_op *op) {
+	(void)op;
+	return 1;
+}
+
+static size_t scratch(const nat_op *op, int width) {
+	(void)op, (void)width;
+	return 0;
+}
+
 const nat_path *nat_quads_avx2(void) {
-	static const nat_path path = {"quads-avx2", quads_lines, quads_scratch, quads_conv, finish_plane};
+	static const nat_path path = {"quads-avx2", lines, scratch, quads_conv, finish_plane};
 	return &path;
 }
 
