@@ -25,6 +25,32 @@ type container struct {
 	chapters bool
 	// text is the codec that text subtitles of others become; none when it holds no text.
 	text astiav.CodecID
+	// says is what of the input's metadata it holds.
+	says says
+}
+
+// says is what a container can say, as far as FFmpeg's muxer writes it.
+type says struct {
+	all     bool     // any key, of the file and of streams
+	file    []string // keys of the file
+	streams []string // keys of streams
+	video   []string // of those, keys of the video; nil for the same
+	roles   astiav.DispositionFlags
+	rotated bool // how a picture is to be turned
+}
+
+// What QuickTime and MP4 have names for. A phone's own keys make the muxer write all of them, see writeHeader.
+var (
+	movKeys = []string{"title", "artist", "author", "album", "date", "comment", "genre", "copyright", "make", "model", "location", "keywords",
+		"creation_time"}
+	mp4Keys = []string{"title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping", "lyrics",
+		"description", "synopsis", "show", "episode_id", "network", "keywords", "episode_sort", "season_number", "media_type", "hd_video",
+		"gapless_playback", "compilation", "track", "disc", "tmpo", "location", "creation_time"}
+	movStreamKeys = []string{"language", "title", "timecode"}
+)
+
+func roles(all ...astiav.DispositionFlag) astiav.DispositionFlags {
+	return astiav.NewDispositionFlags(all...)
 }
 
 // textCodecs are the text subtitles that can be converted.
@@ -43,6 +69,9 @@ var containers = []*container{
 		codecs:      []Codec{CodecH264, CodecHEVC, CodecAV1, CodecVP9, CodecFFV1, CodecProRes},
 		takes:       func(s *av.Stream, _ string) bool { return s.Kind != media.KindData },
 		attachments: true, covers: true, chapters: true, text: astiav.CodecIDSubrip,
+		says: says{all: true, rotated: true, roles: roles(astiav.DispositionFlagDefault, astiav.DispositionFlagForced, astiav.DispositionFlagComment,
+			astiav.DispositionFlagHearingImpaired, astiav.DispositionFlagVisualImpaired, astiav.DispositionFlagOriginal, astiav.DispositionFlagDub,
+			astiav.DispositionFlagDescriptions)},
 	},
 	{
 		container: ContainerMP4, name: "mp4", label: "MP4",
@@ -57,6 +86,9 @@ var containers = []*container{
 			return true
 		},
 		covers: true, chapters: true, text: astiav.CodecIDMovText,
+		says: says{file: mp4Keys, streams: movStreamKeys, rotated: true, roles: roles(astiav.DispositionFlagDefault, astiav.DispositionFlagForced,
+			astiav.DispositionFlagComment, astiav.DispositionFlagHearingImpaired, astiav.DispositionFlagVisualImpaired,
+			astiav.DispositionFlagDub, astiav.DispositionFlagCaptions, astiav.DispositionFlagDescriptions)},
 	},
 	{
 		container: ContainerMOV, name: "mov", label: "QuickTime",
@@ -71,12 +103,14 @@ var containers = []*container{
 			return true
 		},
 		chapters: true, text: astiav.CodecIDMovText,
+		says: says{file: movKeys, streams: movStreamKeys, rotated: true, roles: roles(astiav.DispositionFlagDefault)},
 	},
 	{
 		container: ContainerWebM, name: "webm", label: "WebM",
 		codecs:   []Codec{CodecVP9, CodecAV1},
 		takes:    func(s *av.Stream, _ string) bool { return s.Kind != media.KindData },
 		chapters: true, text: astiav.CodecIDWebvtt,
+		says: says{all: true, rotated: true, roles: roles(astiav.DispositionFlagDefault, astiav.DispositionFlagForced)},
 	},
 	{
 		container: ContainerMPEGTS, name: "mpegts", label: "MPEG-TS",
@@ -85,6 +119,8 @@ var containers = []*container{
 			return slices.Contains([]string{"mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vc1", "mp2", "mp3", "aac", "aac_latm",
 				"ac3", "eac3", "dts", "truehd", "opus", "dvb_subtitle", "dvb_teletext", "timed_id3", "klv"}, codec)
 		},
+		says: says{streams: []string{"language"}, video: []string{},
+			roles: roles(astiav.DispositionFlagHearingImpaired, astiav.DispositionFlagVisualImpaired, astiav.DispositionFlagCleanEffects)},
 	},
 	{
 		container: ContainerPNG, name: "image2pipe", label: "PNG",

@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"upscaler/internal/av"
@@ -162,11 +161,7 @@ func (x *mux) addVideo(m *av.Media, codec *astiav.CodecContext, rate media.Ratio
 		av.SetStreamFrameRate(st, rate)
 	}
 	// What describes the old stream's bytes is no longer true.
-	metadata := slices.DeleteFunc(slices.Clone(s.Metadata), func(kv av.KeyValue) bool {
-		key := strings.ToUpper(kv.Key)
-		return key == "ENCODER" || key == "DURATION" || strings.HasPrefix(key, "BPS") || strings.HasPrefix(key, "NUMBER_OF_") ||
-			strings.HasPrefix(key, "_STATISTICS")
-	})
+	metadata := slices.DeleteFunc(slices.Clone(s.Metadata), func(kv av.KeyValue) bool { return ofCoding(kv.Key) })
 	return x.setStreamMetadata(st, append(metadata, av.KeyValue{Key: "encoder", Value: x.plan.Encoder}))
 }
 
@@ -283,13 +278,7 @@ func (x *mux) setStreamMetadata(st *astiav.Stream, entries []av.KeyValue) error 
 
 // describe copies what belongs to the whole file: metadata, chapters, programs.
 func (x *mux) describe(m *av.Media) error {
-	metadata := slices.DeleteFunc(slices.Clone(m.Metadata), func(kv av.KeyValue) bool {
-		switch strings.ToLower(kv.Key) {
-		case "major_brand", "minor_version", "compatible_brands", "encoder", "duration":
-			return true // of the old container
-		}
-		return false
-	})
+	metadata := slices.DeleteFunc(slices.Clone(m.Metadata), func(kv av.KeyValue) bool { return ofContainer(kv.Key) })
 	d := astiav.NewDictionary()
 	if err := av.SetEntries(d, metadata); err != nil {
 		d.Free()
@@ -312,25 +301,14 @@ func (x *mux) describe(m *av.Media) error {
 			}
 		}
 	}
-	if x.plan.Container == ContainerMPEGTS {
+	if x.plan.programs {
 		x.addPrograms(m)
 	}
 	return nil
 }
 
-// addPrograms repeats the input's programs if every stream belongs to one: MPEG-TS has no place for others beside them.
+// addPrograms repeats the input's programs.
 func (x *mux) addPrograms(m *av.Media) {
-	member := map[int]bool{}
-	for _, p := range m.Programs {
-		for _, i := range p.Streams {
-			if i >= 0 && i < len(x.plan.streams) && x.plan.streams[i] >= 0 {
-				member[x.plan.streams[i]] = true
-			}
-		}
-	}
-	if len(member) < len(x.streams) {
-		return
-	}
 	for _, p := range m.Programs {
 		out := x.fc.NewProgram(p.ID)
 		out.SetProgramNumber(p.Number)
@@ -427,7 +405,7 @@ func (x *mux) writeHeader(m *av.Media) error {
 			o["flush_packets"] = "0"
 			o["frag_duration"] = strconv.FormatInt(growingFragment.Microseconds(), 10)
 		}
-		if slices.ContainsFunc(m.Metadata, func(kv av.KeyValue) bool { return strings.HasPrefix(kv.Key, "com.") }) {
+		if hasPhoneKeys(m) {
 			flags += "+use_metadata_tags" // phones' metadata; the usual tags have no place for it
 		}
 		o["movflags"] = flags

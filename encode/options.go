@@ -62,7 +62,7 @@ type Options struct {
 	EncoderOptions map[string]string
 	// Seekable says that the output takes bytes at earlier offsets, which makes ordinary MP4 and Matroska files with an index.
 	Seekable bool
-	// Strict makes a stream that cannot be kept an error instead of a notice.
+	// Strict makes what cannot be kept an error instead of a notice: streams, metadata, transparency, depth, colour resolution.
 	Strict  bool
 	Scale   int         // factor between the source frames' size and the luma planes'
 	Threads int         // of the encoder; 0 means one per processor

@@ -50,6 +50,8 @@ type Layout struct {
 	turn      av.Orientation // of a still picture; all else says in its headers how it is to be turned
 	convert   map[int]bool   // input streams that become another text codec
 	streams   []int          // output index of each input stream, -1 for none
+	programs  bool           // the input's are repeated
+	loss      string         // the first notice of something that is not kept
 }
 
 // Plan decides what becomes of an input: codec, container, pixel format, quality, and every stream's fate. It fails with an
@@ -84,10 +86,11 @@ func Plan(m *av.Media, o Options) (*Layout, error) {
 		return nil, err
 	}
 	l.CRF, l.Preset, l.Tune, l.Bitrate = l.settings.crf, l.settings.preset, l.settings.tune, l.settings.bitrate
-	if err := l.assignStreams(m, o); err != nil {
-		return nil, err
-	}
+	l.assignStreams(m, o)
 	l.tellReductions(m)
+	if o.Strict && l.loss != "" {
+		return nil, &UnsupportedError{Text: l.loss}
+	}
 	l.describeOutput(m)
 	return l, nil
 }
@@ -105,6 +108,14 @@ func (l *Layout) CodecName() string { return l.encoder.id }
 
 func (l *Layout) tell(code notice.Code, stream int, format string, args ...any) {
 	l.Notices = append(l.Notices, notice.Notice{Code: code, Stream: stream, Text: fmt.Sprintf(format, args...)})
+}
+
+// lose tells of something that the output does not keep.
+func (l *Layout) lose(code notice.Code, stream int, format string, args ...any) {
+	l.tell(code, stream, format, args...)
+	if l.loss == "" {
+		l.loss = l.Notices[len(l.Notices)-1].Text
+	}
 }
 
 // chooseFormats sets the container, the codec and their tables.
@@ -268,8 +279,10 @@ func (l *Layout) choosePixels(m *av.Media) error {
 	l.pixels, _ = av.PixelFormatOf(l.target)
 	switch {
 	case l.working.Alpha && !l.target.Alpha:
-		l.tell(notice.PixelFormatConverted, m.VideoIndex, "The picture's transparency is lost: %s in %s cannot hold it (%s becomes %s).",
+		l.lose(notice.PixelFormatConverted, m.VideoIndex, "The picture's transparency is lost: %s in %s cannot hold it (%s becomes %s).",
 			l.encoder.label, l.container.label, from, name)
+	case !exact && (l.target.Depth < l.working.Depth || !l.working.Gray && (l.target.ChromaW > l.working.ChromaW || l.target.ChromaH > l.working.ChromaH)):
+		l.lose(notice.PixelFormatConverted, m.VideoIndex, "The picture is reduced to %s because %s cannot hold %s.", name, l.encoder.label, from)
 	case !exact:
 		l.tell(notice.PixelFormatConverted, m.VideoIndex, "The picture is stored as %s because %s cannot hold %s.", name, l.encoder.label, from)
 	}
@@ -308,7 +321,7 @@ func formatName(f frame.Format) string {
 }
 
 // assignStreams gives every input stream its place in the output, or drops it with a notice.
-func (l *Layout) assignStreams(m *av.Media, o Options) error {
+func (l *Layout) assignStreams(m *av.Media, o Options) {
 	l.Input = m.Info
 	l.Input.Streams = slices.Clone(m.Info.Streams)
 	n := 0
@@ -346,12 +359,8 @@ func (l *Layout) assignStreams(m *av.Media, o Options) error {
 		if other := l.container.alternative(s, l.seekable); other != "" {
 			text += ", " + other + " can"
 		}
-		if o.Strict {
-			return &UnsupportedError{Text: text + "."}
-		}
-		l.tell(notice.StreamDropped, i, "%s.", text)
+		l.lose(notice.StreamDropped, i, "%s.", text)
 	}
-	return nil
 }
 
 // streamName names a stream for people: "The German subtitle stream" is beyond it, "Subtitle subrip (ger)" is not.
@@ -374,23 +383,27 @@ func streamName(in *media.Stream, s *av.Stream) string {
 // tellReductions names the metadata that the output cannot carry.
 func (l *Layout) tellReductions(m *av.Media) {
 	if !l.container.chapters && len(m.Chapters) > 0 {
-		l.tell(notice.MetadataReduced, notice.NoStream, "The %d chapters are left out: %s cannot hold them, Matroska and MP4 can.",
+		l.lose(notice.MetadataReduced, notice.NoStream, "The %d chapters are left out: %s cannot hold them, Matroska and MP4 can.",
 			len(m.Chapters), l.container.label)
 	}
-	if l.container.container == ContainerMPEGTS && av.HasDisplayMatrix(m.Video().Params) {
-		l.tell(notice.MetadataReduced, m.VideoIndex, "How the picture is to be turned is left out: MPEG-TS cannot say it, Matroska and MP4 can.")
+	if !l.container.says.rotated && !l.encoder.still && av.HasDisplayMatrix(m.Video().Params) {
+		l.lose(notice.MetadataReduced, m.VideoIndex, "How the picture is to be turned is left out: %s cannot say it, Matroska and MP4 can.", l.container.label)
+	}
+	l.keepPrograms(m)
+	if !l.encoder.still && l.live == nil {
+		l.tellUnsaid(m)
 	}
 	if d, found := av.FindDolbyVision(m.Video().Params, m.FirstSideData); found {
-		l.tell(notice.MetadataReduced, m.VideoIndex, "Dolby Vision%s is reduced to its base layer: its metadata describes the small picture.", profileName(d))
+		l.lose(notice.MetadataReduced, m.VideoIndex, "Dolby Vision%s is reduced to its base layer: its metadata describes the small picture.", profileName(d))
 	}
 	for _, sd := range m.FirstSideData {
 		if sd.Type == av.SideDataHDR10Plus && !l.keepsHDR10Plus(sd) {
-			l.tell(notice.MetadataReduced, m.VideoIndex, "HDR10+ metadata is left out: the %s encoder cannot carry it in %s, HEVC can; HDR10 metadata is kept.",
+			l.lose(notice.MetadataReduced, m.VideoIndex, "HDR10+ metadata is left out: the %s encoder cannot carry it in %s, HEVC can; HDR10 metadata is kept.",
 				l.encoder.label, l.container.label)
 		}
 	}
 	if l.encoder.codec == CodecProRes && m.Color.Range == av.RangeFull {
-		l.tell(notice.MetadataReduced, m.VideoIndex, "ProRes cannot say that the samples use the full range; players will show too much contrast.")
+		l.lose(notice.MetadataReduced, m.VideoIndex, "ProRes cannot say that the samples use the full range; players will show too much contrast.")
 	}
 }
 

@@ -209,7 +209,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&s.options, "encoder-option", nil, "a further option of the encoder, `NAME=VALUE`; may be repeated")
 	addChoice(cmd, "deinterlace", "auto", deinterlaces, &s.deinterlace, "what happens to interlaced video")
 	f.BoolVar(&s.fieldRate, "field-rate", false, "make a frame of each field of interlaced video, at twice the rate")
-	f.BoolVar(&s.strict, "strict", false, "fail when a stream cannot be kept, instead of a notice")
+	f.BoolVar(&s.strict, "strict", false, "fail when something cannot be kept as it is, instead of a notice")
 	f.Var(&s.from, "start", "upscale only from this time on: 90, 1:30 or 90s")
 	f.Var(&s.length, "duration", "upscale only this much: 90, 1:30 or 90s")
 	cmd.MarkFlagsMutuallyExclusive("crf", "bitrate")

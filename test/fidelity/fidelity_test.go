@@ -92,7 +92,9 @@ type result struct {
 	path     string
 	plan     *encode.Layout
 	notices  []notice.Notice
-	upscaled int // index of the upscaled stream in the input
+	upscaled int  // index of the upscaled stream in the input
+	refused  bool // by a strict plan
+	reduced  bool // a difference was seen that a notice of reduced metadata must tell
 }
 
 func (r *result) told(code notice.Code) bool {
@@ -137,6 +139,10 @@ func run(ctx context.Context, in []byte, name string, r *result, o encode.Option
 	for _, n := range r.plan.Notices {
 		o.Notify(n)
 	}
+	strict := o
+	strict.Strict = true
+	_, refusal := encode.Plan(m, strict)
+	r.refused = refusal != nil
 	out, err := os.Create(r.path)
 	if err != nil {
 		return err
@@ -430,6 +436,7 @@ func compare(t *testing.T, want, got probed, o output, r *result, used *seen) {
 		if handler := b[kind+" tags.handler_name"]; b[kind+" tags.title"] == "" && (o.name == mp4.name || o.name == mov.name) {
 			b[kind+" tags.title"] = handler // where players look for it
 		}
+		r.reduced = r.reduced || a[kind+" tags.timecode"] != b[kind+" tags.timecode"] // compared by the row of its track
 		compareFields(t, name, a, b, o, r, used)
 	}
 	a, b := map[string]string{}, map[string]string{}
@@ -444,6 +451,16 @@ func compare(t *testing.T, want, got probed, o output, r *result, used *seen) {
 			b = map[string]string{"chapter start": g.Start, "chapter end": g.End, "chapter title": g.Tags["title"]}
 		}
 		compareFields(t, fmt.Sprintf("chapter %d", i), a, b, o, r, used)
+	}
+	lossy := slices.ContainsFunc(r.plan.Notices, func(n notice.Notice) bool {
+		return n.Code == notice.StreamDropped || n.Code == notice.MetadataReduced || strings.Contains(n.Text, "is reduced to") ||
+			strings.Contains(n.Text, "transparency") || strings.Contains(n.Text, "plain styles")
+	})
+	if r.refused != lossy {
+		t.Errorf("strict refuses: %v; the notices are %v", r.refused, r.plan.Notices)
+	}
+	if r.told(notice.MetadataReduced) && !r.reduced {
+		t.Errorf("a notice tells of a loss that nothing shows: %v", r.notices)
 	}
 }
 
@@ -539,6 +556,7 @@ func compareFields(t *testing.T, name string, want, got map[string]string, o out
 			t.Errorf("%s: %s is %q, was %q, and no notice tells", name, field, b, a)
 		default:
 			used.mark(p.name, o)
+			r.reduced = r.reduced || f.told == notice.MetadataReduced
 		}
 	}
 }

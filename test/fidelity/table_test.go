@@ -92,19 +92,21 @@ func first(in, out string) bool { return in == "0" && out == "1" }
 // properties: the first that matches a field decides. A field that none matches must be the same in the output.
 var properties = []property{
 	{name: "Title, artist and other usual metadata of the file", match: `format tags\.(title|artist|comment|date|album|genre)`,
-		in: map[string]fate{mpegts.name: {text: "no"}}},
+		in: map[string]fate{mpegts.name: {text: "no", told: notice.MetadataReduced}}},
 	{name: "Other metadata of the file", match: `format tags\..*`, in: map[string]fate{
-		mp4.name: {text: "no", same: lost}, mov.name: {text: "no", same: lost},
-		mpegts.name: {text: "no", same: lost},
+		mp4.name:    {text: "no; but phones' are kept", told: notice.MetadataReduced, same: lost},
+		mov.name:    {text: "no; but phones' are kept", told: notice.MetadataReduced, same: lost},
+		mpegts.name: {text: "no", told: notice.MetadataReduced, same: lost},
 	}},
 	{name: "Chapters: times", match: `chapter (start|end)`, in: map[string]fate{mpegts.name: {text: "no", told: notice.MetadataReduced}}},
 	{name: "Chapters: titles", match: `chapter title`, in: map[string]fate{mpegts.name: {text: "no", told: notice.MetadataReduced}}},
 
-	{name: "Language of the video", match: `upscaled tags\.language`, in: map[string]fate{mpegts.name: {text: "no", same: lost}}},
+	{name: "Language of the video", match: `upscaled tags\.language`, in: map[string]fate{mpegts.name: {text: "no", told: notice.MetadataReduced, same: lost}}},
 	{name: "Languages of other streams", match: `\w+ tags\.language`},
-	{name: "Streams' titles", match: `\w+ tags\.title`, in: map[string]fate{mpegts.name: {text: "no", same: lost}}},
+	{name: "Streams' titles", match: `\w+ tags\.title`, in: map[string]fate{mpegts.name: {text: "no", told: notice.MetadataReduced, same: lost}}},
 	{name: "Streams' other metadata", match: `\w+ tags\..*`, in: map[string]fate{
-		mp4.name: {text: "no", same: lost}, mov.name: {text: "no", same: lost}, mpegts.name: {text: "no", same: lost},
+		mp4.name: {text: "no", told: notice.MetadataReduced, same: lost}, mov.name: {text: "no", told: notice.MetadataReduced, same: lost},
+		mpegts.name: {text: "no", told: notice.MetadataReduced, same: lost},
 	}},
 	{name: "The default track of its kind", match: `\w+ disposition\.default`, in: map[string]fate{
 		mp4.name: {text: "yes; where none is, the first becomes it", same: first}, mov.name: {text: "yes; where none is, the first becomes it", same: first},
@@ -112,14 +114,15 @@ var properties = []property{
 	}},
 	{name: "Hearing and visually impaired", match: `\w+ disposition\.((hearing|visual)_impaired|captions)`, in: map[string]fate{
 		mp4.name: {text: "yes; subtitles for the hearing impaired are called captions, too", same: func(i, o string) bool { return i == "0" && o == "1" }},
-		mov.name: {text: "no", same: unset}, webm.name: {text: "no", same: unset},
+		mov.name: {text: "no", told: notice.MetadataReduced, same: unset}, webm.name: {text: "no", told: notice.MetadataReduced, same: unset},
 	}},
 	{name: "Commentary", match: `\w+ disposition\.comment`, in: map[string]fate{
-		mov.name: {text: "no", same: unset}, webm.name: {text: "no", same: unset}, mpegts.name: {text: "no", same: unset},
+		mov.name: {text: "no", told: notice.MetadataReduced, same: unset}, webm.name: {text: "no", told: notice.MetadataReduced, same: unset},
+		mpegts.name: {text: "no", told: notice.MetadataReduced, same: unset},
 	}},
 	{name: "Other dispositions: forced, original, dub and others", match: `\w+ disposition\..*`, in: map[string]fate{
-		mp4.name: {text: "yes, but for original", same: unset}, mov.name: {text: "no", same: unset}, webm.name: {text: "no", same: unset},
-		mpegts.name: {text: "no", same: unset},
+		mp4.name: {text: "yes, but for original", told: notice.MetadataReduced, same: unset}, mov.name: {text: "no", told: notice.MetadataReduced, same: unset},
+		webm.name: {text: "no, but for forced", told: notice.MetadataReduced, same: unset}, mpegts.name: {text: "no", told: notice.MetadataReduced, same: unset},
 	}},
 
 	{name: "Sound: codec", match: `audio codec_name`, in: map[string]fate{
@@ -156,8 +159,8 @@ var derived = regexp.MustCompile(`^(format [^.]*|\w+ (index|bits_per_raw_sample|
 const preamble = `# What is kept
 
 For each output container: which streams pass through untouched, and what else of the input the output says as the input did.
-**yes** means that every packet, or every value, is the same. What is missing is named in a notice before work starts, with a container
-that could hold it, and ` + "`--strict`" + ` makes it an error. With ` + "`--container auto`" + ` the output is MP4 when that holds every stream,
+**yes** means that every packet, or every value, is the same. What the input has and the output would not is named in a notice before
+work starts, with a container that could hold it, and ` + "`--strict`" + ` makes it an error. With ` + "`--container auto`" + ` the output is MP4 when that holds every stream,
 else Matroska.
 
 This page is written by the test that holds real jobs against it (test/fidelity; ` + "`make generate`" + ` after changing its tables).

@@ -1035,7 +1035,8 @@ type Start struct {
 	Device Device  `protobuf:"varint,3,opt,name=device,proto3,enum=upscale.v1.Device" json:"device,omitempty"`
 	Input  *Input  `protobuf:"bytes,4,opt,name=input,proto3" json:"input,omitempty"`
 	Output *Output `protobuf:"bytes,5,opt,name=output,proto3" json:"output,omitempty"`
-	// Fail with FAILED_PRECONDITION instead of a notice when a stream of the input cannot be kept.
+	// Fail with FAILED_PRECONDITION instead of a notice when a stream of the input cannot be kept as it is, or metadata, transparency,
+	// depth or colour resolution of the picture cannot.
 	Strict      bool        `protobuf:"varint,6,opt,name=strict,proto3" json:"strict,omitempty"`
 	Deinterlace Deinterlace `protobuf:"varint,7,opt,name=deinterlace,proto3,enum=upscale.v1.Deinterlace" json:"deinterlace,omitempty"`
 	// Where the part to upscale begins, counted from the first picture; unset means at the beginning. What lies before it is
