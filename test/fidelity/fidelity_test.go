@@ -203,6 +203,9 @@ func inputs() []input {
 			return ffmpeg(t, dir, "dvb.ts", picture+"-fix_sub_duration -i "+write(t, dir, "d.sup", pgs(100, 500))+" -map 0 -map 1"+x264+
 				"-c:s dvbsub -metadata:s:s:0 language=swe -disposition:s:0 hearing_impaired")
 		}, outputs},
+		{"programs.ts", programs, outputs},
+		{"klv.ts", klv, outputs},
+		{"telemetry.mp4", telemetry, outputs},
 		plain("roles.mkv", picture+sound+sound+sound+"-map 0 -map 1 -map 2 -map 3"+x264+"-c:a aac"+roles, mp4, mov, mkv, mpegts),
 		plain("roles-webm.mkv", picture+sound+sound+sound+"-map 0 -map 1 -map 2 -map 3 -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -c:a libopus"+roles, webm),
 		plain("aac.ts", picture+sound+x264+"-c:a aac", mp4, mkv, mpegts),
@@ -388,7 +391,11 @@ func compare(t *testing.T, want, got probed, o output, r *result, used *seen) {
 		kind := want.kind(i, r.upscaled)
 		name := fmt.Sprintf("stream %d, %s %v", i, kind, want.Streams[i]["codec_name"])
 		if i != r.upscaled {
-			checkCarried(t, name, kind+" "+fmt.Sprint(want.Streams[i]["codec_name"]), s.Action != media.ActionDrop, o, r, i, used)
+			what := kind + " " + fmt.Sprint(want.Streams[i]["codec_name"])
+			if kind == "data" {
+				what += " " + fmt.Sprint(want.Streams[i]["codec_tag_string"])
+			}
+			checkCarried(t, name, what, s.Action != media.ActionDrop, o, r, i, used)
 		}
 		if s.Action == media.ActionDrop {
 			continue
@@ -458,6 +465,9 @@ func compare(t *testing.T, want, got probed, o output, r *result, used *seen) {
 	})
 	if r.refused != lossy {
 		t.Errorf("strict refuses: %v; the notices are %v", r.refused, r.plan.Notices)
+	}
+	if len(want.Programs) > 1 { // a single one says nothing that is missed
+		compareFields(t, "the programs", want.programs(nil), got.programs(r.plan.Output.Streams), o, r, used)
 	}
 	if r.told(notice.MetadataReduced) && !r.reduced {
 		t.Errorf("a notice tells of a loss that nothing shows: %v", r.notices)

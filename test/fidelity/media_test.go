@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"upscaler/internal/media"
+
+	ts "github.com/bluenviron/mediacommon/v2/pkg/formats/mpegts"
 )
 
 // ffmpeg makes a file; args are split at blanks. Equal names overwrite each other.
@@ -69,6 +75,13 @@ type probed struct {
 		End   string            `json:"end_time"`
 		Tags  map[string]string `json:"tags"`
 	}
+	Programs []struct {
+		Number  int               `json:"program_num"`
+		Tags    map[string]string `json:"tags"`
+		Streams []struct {
+			Index int `json:"index"`
+		} `json:"streams"`
+	}
 	Format  map[string]any
 	Packets []struct {
 		Stream int    `json:"stream_index"`
@@ -87,7 +100,7 @@ func probe(t *testing.T, path string) probed {
 	t.Helper()
 	var p probed
 	for _, args := range [][]string{
-		{"-show_streams", "-show_packets", "-show_chapters", "-show_format", "-show_data_hash", "md5"},
+		{"-show_streams", "-show_packets", "-show_chapters", "-show_programs", "-show_format", "-show_data_hash", "md5"},
 		{"-select_streams", "v:0", "-show_frames", "-read_intervals", "%+#1", "-show_entries", "frame=side_data_list"},
 	} {
 		out, err := exec.Command("ffprobe", slices.Concat([]string{"-v", "error", "-print_format", "json"}, args, []string{path})...).Output()
@@ -189,6 +202,23 @@ func flatten(all map[string]string, prefix string, m map[string]any) {
 	}
 }
 
+// programs returns which streams belong to which program, in the numbers of the input that streams were made of.
+func (p probed) programs(streams []media.Stream) map[string]string {
+	all := map[string]string{}
+	for _, g := range p.Programs {
+		var members []int
+		for _, s := range g.Streams {
+			i := s.Index
+			if streams != nil {
+				i = streams[i].Peer
+			}
+			members = append(members, i)
+		}
+		all[fmt.Sprintf("program %d", g.Number)] = fmt.Sprint(g.Tags["service_name"], members)
+	}
+	return all
+}
+
 // even tells whether a stream's packets come at equal distances.
 func (p probed) even(i int) bool {
 	all := p.packets(i)
@@ -280,4 +310,61 @@ func dolbyVision(t *testing.T, dir string, profile, compatibility int) string {
 	w.put(3, 0b101) // metadata and a base layer
 	w.put(4, compatibility)
 	return addBox(t, path, "dvcC", append(w.b, make([]byte, 24-len(w.b))...))
+}
+
+// programs returns a broadcast of two programs, each with picture and sound.
+func programs(t *testing.T, dir string) string {
+	return ffmpeg(t, dir, "programs.ts", picture+sound+"-f lavfi -i testsrc=size=64x48:rate=25:duration=0.8 "+sound+"-map 0 -map 1 -map 2 -map 3"+x264+
+		"-c:a aac -program title=One:program_num=1:st=0:st=1 -program title=Two:program_num=7:st=2:st=3")
+}
+
+// telemetry returns an MP4 as cameras make it that write down where they were: its text track becomes one of data.
+func telemetry(t *testing.T, dir string) string {
+	path := ffmpeg(t, dir, "telemetry.mp4", picture+"-i "+write(t, dir, "t.srt", srt)+" -map 0 -map 1"+x264+"-c:s mov_text")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = bytes.Replace(bytes.Replace(b, []byte("sbtl"), []byte("meta"), 1), []byte("tx3g"), []byte("gpmd"), 1)
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// klv returns a broadcast with a data stream of key, length, value (MISB ST 1402), as drones send it.
+func klv(t *testing.T, dir string) string {
+	t.Helper()
+	in, err := os.Open(ffmpeg(t, dir, "plain.ts", picture+x264))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.Create(filepath.Join(dir, "klv.ts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	r := &ts.Reader{R: in}
+	if err := r.Initialize(); err != nil {
+		t.Fatal(err)
+	}
+	video, data := &ts.Track{Codec: &ts.CodecH264{}}, &ts.Track{Codec: &ts.CodecKLV{Synchronous: true}}
+	w := &ts.Writer{W: out, Tracks: []*ts.Track{video, data}}
+	if err := w.Initialize(); err != nil {
+		t.Fatal(err)
+	}
+	r.OnDataH264(r.Tracks()[0], func(pts, dts int64, au [][]byte) error {
+		if err := w.WriteH264(video, pts, dts, au); err != nil {
+			return err
+		}
+		return w.WriteKLV(data, dts, fmt.Appendf(nil, "\x06\x0e\x2b\x34 at %d", dts))
+	})
+	for err == nil {
+		err = r.Read()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	return out.Name()
 }

@@ -60,8 +60,10 @@ var streams = []stream{
 	{"Attached files (fonts)", `attachment .*`, []output{mkv}, nil, nil},
 	{"Cover art", `cover .*`, []output{mp4, mkv}, nil, nil},
 	{"A second video stream, untouched", `video h264`, []output{mp4, mov, mkv, mpegts}, nil, nil},
-	{"Time code track (QuickTime)", `data (<nil>|unknown|none)`, nil, nil, []output{mp4, mov, mkv, webm}},
-	{"Chapter track (QuickTime)", `data bin_data`, nil, nil, []output{mp4, mov, mkv, webm}},
+	{"Data: KLV", `data klv .*`, []output{mpegts}, nil, nil},
+	{"Data: GoPro's telemetry", `data bin_data gpmd`, []output{mp4}, nil, nil},
+	{"Time code track (QuickTime)", `data (<nil>|unknown|none) .*`, nil, nil, []output{mp4, mov, mkv, webm}},
+	{"Chapter track (QuickTime)", `data bin_data text`, nil, nil, []output{mp4, mov, mkv, webm}},
 }
 
 // fate is what becomes of a property where it is not kept as it is.
@@ -97,6 +99,10 @@ var properties = []property{
 		mp4.name:    {text: "no; but phones' are kept", told: notice.MetadataReduced, same: lost},
 		mov.name:    {text: "no; but phones' are kept", told: notice.MetadataReduced, same: lost},
 		mpegts.name: {text: "no", told: notice.MetadataReduced, same: lost},
+	}},
+	{name: "Programs, where there are several", match: `program .*`, in: map[string]fate{
+		mp4.name: {text: "no", told: notice.MetadataReduced, same: lost}, mov.name: {text: "no", told: notice.MetadataReduced, same: lost},
+		mkv.name: {text: "no", told: notice.MetadataReduced, same: lost}, webm.name: {text: "no", told: notice.MetadataReduced, same: lost},
 	}},
 	{name: "Chapters: times", match: `chapter (start|end)`, in: map[string]fate{mpegts.name: {text: "no", told: notice.MetadataReduced}}},
 	{name: "Chapters: titles", match: `chapter title`, in: map[string]fate{mpegts.name: {text: "no", told: notice.MetadataReduced}}},
