@@ -2,7 +2,10 @@ package native
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"image"
+	"image/png"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -82,7 +85,7 @@ func randomNetwork(rng *rand.Rand, channels, blocks, scale int) *network {
 	}
 
 	x := add(root{channels: 1, out: net.input})
-	c, q := newConv([]tensor{x}, 7, channels, net.input, true)
+	c, q := newConv([]tensor{x}, 3+2*rng.IntN(4), channels, net.input, true)
 	c, q = newConv([]tensor{add(root{channels: channels, out: q, conv: c})}, 1, channels, q, false)
 	f0, f0q := add(root{channels: channels, out: q, conv: c}), q
 	o, oq := f0, f0q
@@ -180,6 +183,14 @@ func comparePaths(t testing.TB, n *Network, w, h, depth, pad int, rng *rand.Rand
 	t.Helper()
 	src, checkSrc := padded(t, w, h, depth, pad)
 	noise(src, rng)
+	comparePathsOn(t, n, src, pad)
+	checkSrc()
+}
+
+// comparePathsOn does so with a picture of the caller's. pad: bytes between rows of the results.
+func comparePathsOn(t testing.TB, n *Network, src frame.Plane, pad int) {
+	t.Helper()
+	w, h, depth := src.Width, src.Height, src.Depth
 	want, err := n.upscaleWith(scalarPath(), src)
 	if err != nil {
 		t.Fatal(err)
@@ -194,11 +205,38 @@ func comparePaths(t testing.TB, n *Network, w, h, depth, pad int, rng *rand.Rand
 		n.run(p, src, dst, 0, h, work, nil)
 		work.free()
 		check()
-		checkSrc()
 		if !bytes.Equal(samples(dst), wantSamples) {
 			t.Fatalf("%s differs from scalar: %dx%d, %d bits, scale %d", p.name, w, h, depth, n.Scale())
 		}
 	}
+}
+
+// photograph returns a real picture, 64x48, with the given depth: its 8 bits in front, noise behind them.
+func photograph(t testing.TB, depth int) frame.Plane {
+	t.Helper()
+	file, err := os.Open("../../models/golden/input.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	decoded, err := png.Decode(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gray, ok := decoded.(*image.Gray)
+	if !ok {
+		t.Fatalf("%s holds %T", file.Name(), decoded)
+	}
+	p := newPlane(gray.Rect.Dx(), gray.Rect.Dy(), depth)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i, v := range gray.Pix {
+		if depth == 8 {
+			p.Data[i] = v
+		} else {
+			binary.LittleEndian.PutUint16(p.Data[2*i:], uint16(int(v)<<(depth-8)+rng.IntN(1<<(depth-8))))
+		}
+	}
+	return p
 }
 
 func TestVectorPathsEqualScalar(t *testing.T) {
@@ -210,19 +248,21 @@ func TestVectorPathsEqualScalar(t *testing.T) {
 	}
 	// Every width and every height from 1 on, past several blocks of every path.
 	small := loadNetwork(t, randomNetwork(rand.New(rand.NewPCG(1, 1)), 16, 1, 2))
+	larger := loadNetwork(t, randomNetwork(rand.New(rand.NewPCG(1, 2)), 32, 1, 3))
 	t.Run("sizes", func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(2, 2))
 		for i := 1; i <= 70; i++ {
-			depth := []int{8, 9, 10, 12, 14, 16}[i%6]
 			comparePaths(t, small, i, 1+i%9, 8, i%5, rng)
-			comparePaths(t, small, 1+i%23, i, depth, 2*(i%3), rng)
+			comparePaths(t, small, 1+i%23, i, 8+i%9, 2*(i%3), rng)
+			comparePaths(t, larger, i, 1+i%4, 8+i%2, 0, rng)
 		}
 		for w := 1; w <= 6; w++ {
 			for h := 1; h <= 6; h++ {
 				comparePaths(t, small, w, h, 8, 0, rng)
 			}
 		}
-		comparePaths(t, small, 397, 5, 8, 0, rng) // several chunks of what is widened at once
+		comparePaths(t, small, 397, 5, 8, 0, rng) // several strips and chunks of what is turned or widened at once
+		comparePaths(t, larger, 209, 3, 16, 0, rng)
 	})
 	for seed, c := range []struct{ channels, blocks, scale int }{
 		{16, 2, 2}, {16, 1, 3}, {16, 3, 4}, {32, 1, 2}, {32, 2, 3}, {64, 1, 4}, {64, 1, 2}, {48, 1, 1}, {16, 1, 8},
@@ -243,8 +283,11 @@ func TestVectorPathsEqualScalar(t *testing.T) {
 			}
 			defer n.Close()
 			rng := rand.New(rand.NewPCG(4, 4))
-			comparePaths(t, n, 67, 41, 8, 3, rng)
-			comparePaths(t, n, 33, 30, 12, 0, rng)
+			comparePaths(t, n, 67, 21, 8, 3, rng)
+			comparePaths(t, n, 33, 10, 12, 0, rng)
+			for _, depth := range []int{8, 10, 12, 16} {
+				comparePathsOn(t, n, photograph(t, depth), 0)
+			}
 		})
 	}
 }
