@@ -56,7 +56,7 @@ func TestCodecs(t *testing.T) {
 		{"h264-mp3", []string{"-c:v", "copy", "-c:a", "libmp3lame", "-ar", "44100"}, "h264 mp3"},
 	} {
 		file := filepath.Join(folder, test.name+".ts")
-		if _, err := ffmpeg(nil, append(append([]string{"-i", theClip(t), "-t", "9"}, test.encode...), file)...); err != nil {
+		if _, err := ffmpeg(nil, append(append([]string{"-y", "-i", theClip(t), "-t", "9"}, test.encode...), file)...); err != nil {
 			t.Fatal(err)
 		}
 		video, audio := inspect(t, file, nil)
@@ -65,7 +65,7 @@ func TestCodecs(t *testing.T) {
 				t.Parallel()
 				path := test.name + "-" + scheme
 				streamFile(t, sink(t, loopback(t), m.Address(scheme, path, true)), file)
-				m.Ready(path)
+				m.Ready(t, path)
 				var got []byte
 				// By RTMP, sound other than AAC is not announced. gortmplib ends the connection when it comes after two seconds of
 				// video, which it may where a server begins a connection's times at zero and goes on with those of the stream.
@@ -100,7 +100,7 @@ func TestLeftOut(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
-	m.Ready("in")
+	m.Ready(t, "in")
 	var notices []string
 	s, err := loopback(t).OpenSource(context.Background(), m.Address("rtsp", "in", false), func(text string) { notices = append(notices, text) })
 	if err != nil {
@@ -143,7 +143,7 @@ func TestSilentTrack(t *testing.T) {
 			if _, err := s.Write(mute); err != nil {
 				t.Fatal(err)
 			}
-			m.Ready("mute-" + scheme)
+			m.Ready(t, "mute-"+scheme)
 			// The server knows of the stream before its answer, and with it the notice, is here.
 			mediamtx.Until(t, "the sink says what it leaves out", func() bool {
 				mu.Lock()

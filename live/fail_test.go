@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bluenviron/gortmplib/pkg/handshake"
 	"go.uber.org/goleak"
 
 	"upscaler/live"
@@ -35,34 +36,38 @@ func TestServerDies(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
 	feed(t, m.Address("rtsp", "in", true))
-	m.Ready("in")
-	sources, sinks := map[string]live.Source{}, map[string]live.Sink{}
+	m.Ready(t, "in")
+	var sources sync.WaitGroup
+	sinks := map[string]live.Sink{}
 	for _, scheme := range serverSchemes {
-		sources[scheme] = open(t, loopback(t), m.Address(scheme, "in", false))
-		record(t, sources[scheme], 0)
+		s := open(t, loopback(t), m.Address(scheme, "in", false))
+		begins(t, s)
+		sources.Go(func() {
+			var silent *live.SilentError
+			// By UDP, which SRT runs over, the system may say that the port is gone, or nothing.
+			if err := ends(t, s); err == nil || (errors.As(err, &silent) && scheme != "srt") {
+				t.Errorf("%s ended with %v", scheme, err)
+			}
+			if _, err := s.Read(make([]byte, 1)); err == nil {
+				t.Errorf("%s can be read after its end", scheme)
+			}
+		})
 		sinks[scheme] = sink(t, loopback(t), m.Address(scheme, "out-"+scheme, true))
 		stream(t, sinks[scheme])
 	}
 	for _, scheme := range serverSchemes {
-		m.Ready("out-" + scheme)
+		m.Ready(t, "out-"+scheme)
 	}
 	m.Kill()
 	for _, scheme := range serverSchemes {
-		var silent *live.SilentError
-		// By UDP, which SRT runs over, the system may say that the port is gone, or nothing.
-		if err := ends(t, sources[scheme]); err == nil || (errors.As(err, &silent) && scheme != "srt") {
-			t.Errorf("%s ended with %v", scheme, err)
-		}
 		mediamtx.Until(t, scheme+" sink notices", func() bool { return !sinks[scheme].Stats().Connected })
-		if _, err := sources[scheme].Read(make([]byte, 1)); err == nil {
-			t.Errorf("%s can be read after its end", scheme)
-		}
 	}
+	sources.Wait()
 	m.Restart()
 	for _, scheme := range serverSchemes {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
-			m.Ready("out-" + scheme)
+			m.Ready(t, "out-"+scheme)
 			mediamtx.Until(t, "it is connected again", func() bool { return sinks[scheme].Stats().Connected })
 			from := open(t, loopback(t), m.Address("srt", "out-"+scheme, false))
 			compare(t, record(t, from, time.Second), expected{frames: 10, tolerance: 90, skew: 1000 * 90})
@@ -78,13 +83,13 @@ func TestSilentServer(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
 	feed(t, m.Address("srt", "in", true))
-	m.Ready("in")
+	m.Ready(t, "in")
 	n := loopback(t)
 	n.Silence = 3 * time.Second
 	var all sync.WaitGroup
 	for _, scheme := range serverSchemes {
 		s := open(t, n, m.Address(scheme, "in", false))
-		record(t, s, 0)
+		begins(t, s)
 		all.Go(func() {
 			var silent *live.SilentError
 			if err := ends(t, s); !errors.As(err, &silent) || silent.After != n.Silence {
@@ -181,10 +186,8 @@ func TestSlowSink(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	t.Parallel()
-	ts, err := ffmpeg(nil, "-i", theClip(t), "-c", "copy", "-f", "mpegts", "-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	const length = 60 // seconds of ts
+	ts := transportStream(t, "-stream_loop", "1", "-i", theClip(t), "-c", "copy")
 	for _, scheme := range []string{"rtmp", "rtsp"} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
@@ -195,41 +198,55 @@ func TestSlowSink(t *testing.T) {
 			n.SinkBuffer = 1 << 20
 			n.Silence = time.Minute // what is slow is not gone
 			to := sink(t, n, fmt.Sprintf("%s://127.0.0.1:%d/live/out", scheme, v.port))
-			// send writes a part of the clip, so many times as fast as it is to be shown.
-			send := func(from, until float64, speed float64) {
-				part := ts[int(from*float64(len(ts)))/188*188 : int(until*float64(len(ts)))/188*188]
-				const steps = 100
-				for i := range steps {
+			// send writes what is to be shown from one second until another, so many times as fast, or until enough is closed.
+			send := func(from, until, speed int, enough <-chan struct{}) {
+				const step = 20 // a second
+				for i := from * step; i < until*step; i++ {
 					start := time.Now()
-					if _, err := to.Write(part[i*len(part)/steps : (i+1)*len(part)/steps]); err != nil {
+					if _, err := to.Write(ts[i*len(ts)/(length*step) : (i+1)*len(ts)/(length*step)]); err != nil {
 						t.Fatal(err)
 					}
-					if d := time.Since(start); d > 500*time.Millisecond {
-						t.Errorf("writing took %s", d)
+					if d := time.Since(start); d > n.Silence/2 {
+						t.Errorf("writing took %s: it waits for the server", d)
 					}
 					if stats := to.Stats(); stats.QueuedBytes > n.SinkBuffer {
 						t.Fatalf("%+v", stats)
 					}
-					time.Sleep(time.Duration((until - from) * 30 / steps / speed * float64(time.Second)))
+					select {
+					case <-enough:
+						return
+					case <-time.After(time.Second / time.Duration(step*speed)):
+					}
 				}
 			}
-			send(0, 0.1, 4)
-			m.Ready("live/out")
+			send(0, 3, 4, nil)
+			m.Ready(t, "live/out")
 			v.shut()
-			send(0.1, 0.8, 40)
+			send(3, 24, 40, nil)
 			blocked := to.Stats()
 			if blocked.DroppedFrames == 0 || !blocked.Connected {
 				t.Errorf("while nothing is taken: %+v", blocked)
 			}
 			v.open()
 			mediamtx.Until(t, "what was held up is sent", func() bool { return to.Stats().QueuedBytes == 0 })
-			var recorded sync.WaitGroup
-			recorded.Go(func() {
-				from := open(t, loopback(t), m.Address("rtmp", "live/out", false))
-				compare(t, record(t, from, time.Second), expected{frames: 10, tolerance: 90, skew: 1000 * 90, gaps: true})
-			})
-			send(0.8, 1, 2)
-			recorded.Wait()
+			recorded := make(chan struct{})
+			var recording []byte
+			var err error
+			go func() {
+				defer close(recorded)
+				var from live.Source
+				if from, err = loopback(t).OpenSource(context.Background(), m.Address("rtmp", "live/out", false), nil); err != nil {
+					return
+				}
+				defer from.Close()
+				recording, err = tryRecord(from, time.Second)
+			}()
+			send(24, length, 2, recorded)
+			<-recorded
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, recording, expected{frames: 10, tolerance: 90, skew: 1000 * 90, gaps: true})
 			after := to.Stats()
 			if after.Reconnects != 0 || after.DroppedFrames != blocked.DroppedFrames {
 				t.Errorf("after it went on: %+v", after)
@@ -245,10 +262,7 @@ func TestStuckSink(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	t.Parallel()
-	ts, err := ffmpeg(nil, "-i", theClip(t), "-c", "copy", "-f", "mpegts", "-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ts := transportStream(t, "-i", theClip(t), "-c", "copy")
 	for _, scheme := range []string{"rtmp", "rtsp"} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
@@ -268,7 +282,7 @@ func TestStuckSink(t *testing.T) {
 			for written < 10 {
 				write()
 			}
-			m.Ready("live/out")
+			m.Ready(t, "live/out")
 			v.shut()
 			mediamtx.Until(t, "it counts as gone", func() bool {
 				write()
@@ -290,7 +304,7 @@ func TestClose(t *testing.T) {
 	t.Parallel()
 	m := startMediamtx(t)
 	feed(t, m.Address("rtsp", "in", true))
-	m.Ready("in")
+	m.Ready(t, "in")
 	for _, scheme := range serverSchemes {
 		s := open(t, loopback(t), m.Address(scheme, "in", false))
 		time.AfterFunc(50*time.Millisecond, func() { s.Close() })
@@ -310,12 +324,59 @@ func TestClose(t *testing.T) {
 		s.Close()
 		to := sink(t, loopback(t), m.Address(scheme, "out-"+scheme, true))
 		stop := stream(t, to)
-		m.Ready("out-" + scheme)
+		m.Ready(t, "out-"+scheme)
 		to.Close()
 		stop()
 		if _, err := to.Write([]byte("x")); err == nil {
 			t.Errorf("%s: written after Close", scheme)
 		}
+	}
+}
+
+// TestRTMPEndsEarly connects to servers that end the connection before a stream is agreed on.
+func TestRTMPEndsEarly(t *testing.T) {
+	t.Parallel()
+	for name, talk := range map[string]func(net.Conn){
+		"at once":             func(net.Conn) {},
+		"with another answer": func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") },
+		"after the handshake": func(c net.Conn) { _, _, _ = handshake.DoServer(c, false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					talk(c)
+					c.Close()
+				}
+			}()
+			address := fmt.Sprintf("rtmp://%s/live/x", l.Addr())
+			if s, err := loopback(t).OpenSource(context.Background(), address, nil); err == nil {
+				s.Close()
+				t.Error("it could be read")
+			}
+			changes := make(chan live.SinkChange, 100)
+			to, err := loopback(t).OpenSink(context.Background(), address, func(c live.SinkChange) { changes <- c })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer to.Close()
+			stop := stream(t, to)
+			defer stop()
+			for range 2 { // it is tried again
+				if c := <-changes; c.Connected || c.Err == nil {
+					t.Errorf("%+v", c)
+				}
+			}
+		})
 	}
 }
 

@@ -111,13 +111,13 @@ func statusOf(m *message.CommandAMF0, key string) string {
 }
 
 // dialRTMP connects and asks to play or publish. The connection is closed when ctx ends.
-func dialRTMP(ctx context.Context, c *conn, publish bool) (_ rtmpMessages, stop func() bool, err error) {
+func dialRTMP(ctx context.Context, c *conn, publish bool) (_ rtmpMessages, _ func() bool, err error) {
 	nc, err := c.guard.dial(ctx, c.scheme, "tcp", c.hostport())
 	if err != nil {
 		return rtmpMessages{}, nil, err
 	}
 	raw := nc // closes at once, where TLS would say goodbye to somebody who may not listen
-	stop = context.AfterFunc(ctx, func() { _ = raw.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer func() {
 		if err != nil {
 			stop()

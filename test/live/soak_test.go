@@ -39,13 +39,13 @@ func TestSoak(t *testing.T) {
 	}
 	m := mediamtx.Start(t)
 	start(t, exec.Command("ffmpeg", "-v", "error", "-nostdin", "-re", "-stream_loop", "-1", "-i", theClip(t), "-c", "copy", "-f", "flv", m.Address("rtmp", "in", true)))
-	m.Ready("in")
+	m.Ready(t, "in")
 	address, metrics := "unix:"+filepath.Join(t.TempDir(), "socket"), fmt.Sprintf("127.0.0.1:%d", mediamtx.FreePort(t))
 	server := start(t, exec.Command(filepath.Join(folder, "sr-server"), "--listen", address, "--metrics-listen", metrics,
 		"--allow-source", "rtsp://127.0.0.1:*", "--allow-sink", "srt://127.0.0.1:*"))
 	mediamtx.Until(t, "the server answers", func() bool { _, err := scrape(metrics); return err == nil })
 	j := live(t, nil, "--server", address, m.Address("rtsp", "in", false), m.Address("srt", "out", true))
-	m.Ready("out")
+	m.Ready(t, "out")
 	time.Sleep(settling) // this and the next are the soak itself
 
 	var memory, goroutines, files []float64
@@ -70,11 +70,11 @@ func TestSoak(t *testing.T) {
 	flat("goroutines", goroutines, 3)
 	flat("open files", files, 3)
 
+	p := j.now()
 	text, err := scrape(metrics)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := j.now()
 	t.Logf("%d frames in, %d out, latency %v, level %s", p.GetFramesDecoded(), p.GetFramesEncoded(), p.GetLive().GetLatencyP50().AsDuration(), p.GetLive().GetLevel())
 	want := float64(p.GetFramesEncoded())
 	if out := value(t, text, `upscale_live_frames_total\{job="\w+",what="out"\}`); out < want || out > want+3*clipRate {

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long to wait for what should come soon, on a machine that may be busy.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // program returns the path of the mediamtx program, which `make test` has built.
 var program = sync.OnceValues(func() (string, error) {
@@ -161,9 +161,9 @@ func (m *Server) get(what string, into any) bool {
 }
 
 // Ready waits until somebody publishes a path.
-func (m *Server) Ready(path string) {
-	m.t.Helper()
-	Until(m.t, "path "+path+" is published", func() bool {
+func (m *Server) Ready(t *testing.T, path string) {
+	t.Helper()
+	Until(t, "path "+path+" is published", func() bool {
 		var list struct {
 			Items []struct {
 				Name  string
