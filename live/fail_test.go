@@ -57,6 +57,7 @@ func TestServerDies(t *testing.T) {
 	}
 	for _, scheme := range serverSchemes {
 		m.Ready(t, "out-"+scheme)
+		takes(t, sinks[scheme])
 	}
 	m.Kill()
 	for _, scheme := range serverSchemes {
@@ -68,7 +69,7 @@ func TestServerDies(t *testing.T) {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
 			m.Ready(t, "out-"+scheme)
-			mediamtx.Until(t, "it is connected again", func() bool { return sinks[scheme].Stats().Connected })
+			takes(t, sinks[scheme])
 			from := open(t, loopback(t), m.Address("srt", "out-"+scheme, false))
 			compare(t, record(t, from, time.Second), expected{frames: 10, tolerance: 90, skew: 1000 * 90})
 			if stats := sinks[scheme].Stats(); stats.Reconnects != 1 {
@@ -221,6 +222,7 @@ func TestSlowSink(t *testing.T) {
 			}
 			send(0, 3, 4, nil)
 			m.Ready(t, "live/out")
+			takes(t, to)
 			v.shut()
 			send(3, 24, 40, nil)
 			blocked := to.Stats()
@@ -283,6 +285,7 @@ func TestStuckSink(t *testing.T) {
 				write()
 			}
 			m.Ready(t, "live/out")
+			takes(t, to)
 			v.shut()
 			mediamtx.Until(t, "it counts as gone", func() bool {
 				write()
@@ -291,7 +294,7 @@ func TestStuckSink(t *testing.T) {
 			v.open()
 			stop := stream(t, to)
 			defer stop()
-			mediamtx.Until(t, "it is connected again", func() bool { return to.Stats().Connected })
+			takes(t, to)
 			if stats := to.Stats(); stats.Reconnects == 0 {
 				t.Errorf("%+v", stats)
 			}

@@ -60,6 +60,12 @@ func sink(t *testing.T, n *live.Network, address string) live.Sink {
 	return s
 }
 
+// takes waits until a sink is connected, which it knows a little later than the server.
+func takes(t *testing.T, s live.Sink) {
+	t.Helper()
+	mediamtx.Until(t, "the sink is connected", func() bool { return s.Stats().Connected })
+}
+
 // TestPush sends to a real server by every protocol and reads it back.
 func TestPush(t *testing.T) {
 	t.Parallel()
