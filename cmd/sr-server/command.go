@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -173,6 +174,9 @@ func (f *flags) scheduler(log *slog.Logger) (*sr.Scheduler, error) {
 	} else {
 		config.Missing[sr.CUDA] = err
 		log.Debug("no CUDA", "why", err)
+		if f.engine == "native" { // nothing here runs the others: better not offered than refused when a job has begun
+			config.Models = slices.DeleteFunc(files, func(m sr.File) bool { return !native.Supports(m) })
+		}
 	}
 	for _, e := range config.Engines {
 		log.Info("engine", "device", e.Device().String(), "name", e.Name())

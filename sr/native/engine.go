@@ -66,15 +66,16 @@ func (e *Engine) Lanes() sr.Lanes { return sr.Lanes{Count: e.workers, Batch: 1} 
 func (e *Engine) Open(f sr.File) (sr.Network, error) {
 	n, err := Load(f.Data)
 	var unsupported *UnsupportedError
-	if errors.As(err, &unsupported) && e.other != nil {
-		if e.refused != nil {
-			why := unsupported.Err
-			if !strings.HasPrefix(f.Precision, "int8") {
-				why = errNotInt8
-			}
-			e.refused(f, why)
+	if errors.As(err, &unsupported) {
+		if !strings.HasPrefix(f.Precision, "int8") {
+			unsupported.Err = errNotInt8
 		}
-		return e.other.Open(f)
+		if e.other != nil {
+			if e.refused != nil {
+				e.refused(f, unsupported.Err)
+			}
+			return e.other.Open(f)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("model %s: %w", f.Name, err)
