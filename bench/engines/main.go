@@ -7,12 +7,6 @@
 // bench-engines` makes one and writes docs/engines.md.
 package main
 
-/*
-#cgo CFLAGS: -O3
-#include "peak.h"
-*/
-import "C"
-
 import (
 	"bufio"
 	"flag"
@@ -24,7 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
 
 	"upscaler/internal/frame"
@@ -37,6 +30,7 @@ import (
 // entry is one engine with one model.
 type entry struct {
 	model, engine string
+	path          string // of the native engine; empty: another engine
 	result        []byte // luma, once it ran
 	run           func() (time.Duration, error)
 	times         []time.Duration
@@ -79,16 +73,29 @@ func bench(width, height, rounds int, only, python, out string) error {
 	}
 	src := picture(width, height)
 	var entries []*entry
+	var broken []*layers
 	multiplyAdds := map[shape]int64{} // a pixel: float32 and int8 are the same network
 	for _, f := range files {
 		dst := frame.Plane{
 			Data: make([]byte, width*height*f.Scale*f.Scale), Stride: width * f.Scale,
 			Width: width * f.Scale, Height: height * f.Scale, Depth: 8,
 		}
-		if n, err := native.Load(f.Data); err == nil {
+		for _, path := range vectorPaths() {
+			n, err := native.Load(f.Data)
+			if err != nil {
+				break // a float model
+			}
 			defer n.Close()
+			if err := n.UsePath(path); err != nil {
+				return err
+			}
 			multiplyAdds[shapeOf(f)] = n.MultiplyAdds()
-			entries = append(entries, here(f.Name, "ours, "+n.Path(), dst, func(dst frame.Plane) error { return n.Upscale(src, dst) }))
+			e := here(f.Name, "ours, "+path, dst, func(dst frame.Plane) error { return n.Upscale(src, dst) })
+			e.path = path
+			entries = append(entries, e)
+			if path == vectorPaths()[0] && !slices.ContainsFunc(broken, func(b *layers) bool { return b.file.Tier == f.Tier }) {
+				broken = append(broken, &layers{file: f, path: path, run: func() ([]native.Layer, error) { return n.Layers(src, dst) }})
+			}
 		}
 		net, err := ort.Open(f)
 		if err != nil {
@@ -124,7 +131,7 @@ func bench(width, height, rounds int, only, python, out string) error {
 				run: func() (time.Duration, error) { return p.run(i) }})
 		}
 	}
-	top, err := measure(entries, rounds)
+	peaks, err := measure(entries, broken, rounds)
 	if err != nil {
 		return err
 	}
@@ -135,12 +142,12 @@ func bench(width, height, rounds int, only, python, out string) error {
 	fmt.Fprintf(&page, "The processor time of a thread counts its own work only; beside it there was other work on the machine (load average %s on %d cores). "+
 		"Ours and ONNX Runtime turn 8-bit samples into their own and back within the time; OpenVINO and ncnn get and give float32.\n\n",
 		loadAverage(), runtime.NumCPU())
-	if top > 0 {
-		fmt.Fprintf(&page, "vpmaddwd and vpaddd alone, without memory: %.0f billion multiply-adds a second. A share above 100 %% is possible, as "+
-			"Winograd's algorithm saves multiply-adds that are counted.\n\n", top)
-	}
+	peaks.write(&page)
 	for _, f := range files {
-		table(&page, f, entries, float64(multiplyAdds[shapeOf(f)])*float64(width*height)/1e9, top)
+		table(&page, f, entries, float64(multiplyAdds[shapeOf(f)])*float64(width*height)/1e9, peaks)
+	}
+	for _, b := range broken {
+		b.write(&page, width*height, peaks)
 	}
 	if len(missing) > 0 {
 		fmt.Fprintf(&page, "Not measured:\n\n")
@@ -169,37 +176,41 @@ func here(model, engine string, dst frame.Plane, run func(dst frame.Plane) error
 	}}
 }
 
-// measure gives each entry its turns and returns the instruction's own rate in billion multiply-adds a second, 0 if not known.
-func measure(entries []*entry, rounds int) (top float64, err error) {
-	var peak []float64
+// measure gives each entry its turns and returns how fast the instructions alone are.
+func measure(entries []*entry, broken []*layers, rounds int) (peaks, error) {
+	rates := map[string][]float64{}
 	for round := range rounds + 1 {
 		for _, e := range entries {
 			took, err := e.run()
 			if err != nil {
-				return 0, fmt.Errorf("%s with %s: %w", e.engine, e.model, err)
+				return nil, fmt.Errorf("%s with %s: %w", e.engine, e.model, err)
 			}
 			if round > 0 { // the first turn warms up
 				e.times = append(e.times, took)
 			}
 		}
-		if cpu.X86.HasAVX2 {
-			start := threadTime()
-			n := float64(C.peak_multiply_adds(4_000_000))
-			peak = append(peak, n/(threadTime()-start).Seconds()/1e9)
+		for _, b := range broken {
+			if err := b.turn(); err != nil {
+				return nil, err
+			}
+		}
+		for _, path := range vectorPaths() {
+			rates[path] = append(rates[path], instructionRate(path))
 		}
 	}
 	for _, e := range entries {
 		slices.Sort(e.times)
 	}
-	if len(peak) == 0 {
-		return 0, nil
+	top := peaks{}
+	for path, r := range rates {
+		slices.Sort(r)
+		top[path] = r[len(r)/2]
 	}
-	slices.Sort(peak)
-	return peak[len(peak)/2], nil
+	return top, nil
 }
 
 // table writes what the engines did with one model. gmacs is what it takes in billion multiply-adds a frame, 0 if not known.
-func table(page io.Writer, f sr.File, entries []*entry, gmacs, top float64) {
+func table(page io.Writer, f sr.File, entries []*entry, gmacs float64, top peaks) {
 	var judge *entry
 	for _, e := range entries {
 		if e.model == f.Name && strings.HasPrefix(e.engine, "ONNX Runtime") {
@@ -217,8 +228,8 @@ func table(page io.Writer, f sr.File, entries []*entry, gmacs, top float64) {
 		if gmacs > 0 {
 			r := gmacs / e.median().Seconds()
 			rate = fmt.Sprintf("%.0f", r)
-			if top > 0 && strings.HasPrefix(f.Precision, "int8") { // the instruction is an integer one
-				share = fmt.Sprintf("%.0f %%", 100*r/top)
+			if strings.HasPrefix(f.Precision, "int8") { // the instructions are integer ones
+				share = top.share(r, e.path)
 			}
 		}
 		fmt.Fprintf(page, "| %s | %.1f | %.1f | %.2f | %s | %s | %s |\n", e.engine, ms(e.median()), ms(e.times[0]),

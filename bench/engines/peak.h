@@ -1,3 +1,3 @@
-// peak_multiply_adds runs `rounds` times twelve vpmaddwd (16 multiply-adds each) and additions of their results, and returns the
-// number of multiply-adds; 0 where the machine has no such instruction.
-long peak_multiply_adds(long rounds);
+// peak_multiply_adds runs `rounds` times twelve of the instructions that the path of the native engine does its work with, and returns the
+// number of multiply-adds; 0 for a path that has none. The machine must have the path's instructions.
+long peak_multiply_adds(const char *path, long rounds);

@@ -263,6 +263,15 @@ func (n *Network) Layers(src, dst frame.Plane) ([]Layer, error) {
 	return out, nil
 }
 
+// Paths names the implementations that this CPU can run, the fastest first; the last is "scalar".
+func Paths() []string {
+	var out []string
+	for _, p := range paths() {
+		out = append(out, p.name)
+	}
+	return out
+}
+
 // UsePath makes the network use the implementation of this name, which its self-check must not have refused: for measurements. No call may
 // be running.
 func (n *Network) UsePath(name string) error {
