@@ -30,7 +30,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(&contextsChecked{m}) }
 // contextsChecked fails when tests have left FFmpeg's contexts open.
 type contextsChecked struct{ *testing.M }
 
+// folder holds what the tests share.
+var folder string
+
 func (m *contextsChecked) Run() int {
+	var err error
+	if folder, err = os.MkdirTemp("", "pipeline-"); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(folder)
 	code := m.M.Run()
 	if n := av.LiveContexts(); n != 0 {
 		fmt.Printf("%d FFmpeg contexts are still open\n", n)
@@ -43,12 +52,7 @@ const frames = 200
 
 // media makes a small video with sound once for all tests.
 var media = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "pipeline-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "in.mkv")
+	path := filepath.Join(folder, "in.mkv")
 	out, err := exec.Command("ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=25", "-f", "lavfi", "-i", "sine",
 		"-frames:v", "200", "-t", "8", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-c:a", "aac", path).CombinedOutput()
 	if err != nil {
