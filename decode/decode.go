@@ -120,7 +120,8 @@ type Source struct {
 	cut     *cut                   // nil when all of the input is wanted
 	notices map[notice.Notice]bool // sent, by code and stream
 
-	pending []Unit  // read but not yet handed out
+	pending []Unit  // read and, but for the first ones, not yet handed out
+	handed  int     // of pending; all are never: it is emptied then
 	preroll int64   // bytes of the packets in pending, while there is no picture yet
 	drained bool    // no packet and no frame will come any more
 	eof     bool    // the demuxer has ended; the decoder may still hold frames
@@ -150,7 +151,8 @@ func Open(ctx context.Context, r io.Reader, opts Options) (_ *Source, err error)
 	if opts.Live {
 		s.reader.arrivals = &arrivals{}
 	}
-	defer s.enter(ctx)()
+	begin, waited := s.enter(ctx)
+	defer s.leave(begin, waited)
 	defer func() {
 		if err != nil {
 			s.media.Free()
@@ -215,7 +217,8 @@ func (s *Source) Media() *av.Media { return s.media }
 // has finished it. It returns io.EOF at the end, and the cause of ctx soon after ctx ends. It waits while the pool has no memory for
 // a frame. After any error the Source is only good to be closed.
 func (s *Source) Next(ctx context.Context) (Unit, error) {
-	defer s.enter(ctx)()
+	begin, waited := s.enter(ctx)
+	defer s.leave(begin, waited)
 	for len(s.pending) == 0 || s.cut.waiting() {
 		if s.drained && s.cut.waiting() {
 			return Unit{}, s.cut.missed()
@@ -232,9 +235,11 @@ func (s *Source) Next(ctx context.Context) (Unit, error) {
 			}
 		}
 	}
-	u := s.pending[0]
-	s.pending[0] = Unit{}
-	s.pending = s.pending[1:]
+	u := s.pending[s.handed]
+	s.pending[s.handed] = Unit{}
+	if s.handed++; s.handed == len(s.pending) {
+		s.pending, s.handed = s.pending[:0], 0
+	}
 	if u.Frame != nil {
 		s.frames.Add(1)
 	}
@@ -290,15 +295,17 @@ func (s *Source) Close() error {
 	return nil
 }
 
-// enter makes ctx the one that ends waiting during a call, and returns the function that ends the call.
-func (s *Source) enter(ctx context.Context) func() {
+// enter makes ctx the one that ends waiting during a call. What it returns is for leave.
+func (s *Source) enter(ctx context.Context) (begin time.Time, waited time.Duration) {
 	s.reader.ctx = ctx
-	start, waited := time.Now(), s.reader.waited
-	return func() {
-		s.busy.Add(int64(time.Since(start) - (s.reader.waited - waited)))
-		s.bytes.Store(uint64(s.reader.read))
-		s.reader.ctx = nil
-	}
+	return time.Now(), s.reader.waited
+}
+
+// leave ends the call that enter began, and counts the time it has worked.
+func (s *Source) leave(begin time.Time, waited time.Duration) {
+	s.busy.Add(int64(time.Since(begin) - (s.reader.waited - waited)))
+	s.bytes.Store(uint64(s.reader.read))
+	s.reader.ctx = nil
 }
 
 // notify sends a notice unless one of the same code and stream has been sent.
@@ -554,19 +561,13 @@ func (r *reader) Read(p []byte) (int, error) {
 	if err := context.Cause(r.ctx); err != nil {
 		return 0, err
 	}
-	done := r.wait()
+	begin := time.Now()
 	n, err := r.r.Read(p)
-	done()
+	r.waited += time.Since(begin)
 	r.read += int64(max(n, 0))
 	r.arrivals.note(r.read)
 	r.ended = r.ended || err == io.EOF
 	return n, err
-}
-
-// wait returns a function that counts the time since as waited.
-func (r *reader) wait() func() {
-	start := time.Now()
-	return func() { r.waited += time.Since(start) }
 }
 
 // microseconds returns a duration in FFmpeg's microseconds.

@@ -186,7 +186,7 @@ func TestSkimHoldsTwoGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leave := s.enter(t.Context())
+	begin, waited := s.enter(t.Context())
 	most := 0
 	for s.cut.waiting() && !s.drained {
 		if err := s.step(); err != nil {
@@ -197,7 +197,7 @@ func TestSkimHoldsTwoGroups(t *testing.T) {
 	if skipped := s.Stats().Skipped; skipped > 60 || most > 80 {
 		t.Errorf("%d pictures were decoded before the part, %d packets held; want about two groups of 25", skipped, most)
 	}
-	leave()
+	s.leave(begin, waited)
 	m := s.Media()
 	s.Close()
 	m.Free()

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"upscaler/internal/av"
 	"upscaler/internal/frame"
@@ -157,7 +158,7 @@ const (
 
 // receive takes at most one picture from the decoder and queues what comes of it.
 func (v *video) receive() (received, error) {
-	err := v.codec.ReceiveFrame(v.frame)
+	err := av.ReceiveFrame(v.codec, v.frame)
 	switch {
 	case err == nil:
 		v.failures = 0
@@ -395,12 +396,16 @@ func fullIfJPEG(p av.Picture, c av.Color) av.Color {
 
 // frame takes a frame from the pool, and does not count the time that takes as work.
 func (s *Source) frame() (*frame.Frame, error) {
-	defer s.reader.wait()()
+	begin := time.Now()
+	defer func() { s.reader.waited += time.Since(begin) }()
 	f, err := s.opts.Pool.Get(s.reader.ctx, s.media.Working, s.media.Width, s.media.Height)
+	if err == nil {
+		return f, nil
+	}
 	var tooLarge *frame.TooLargeError
 	if errors.As(err, &tooLarge) {
 		return nil, inputError(TooLarge, err, "One %dx%d frame of the input takes more memory than a job may hold.",
 			s.media.Width, s.media.Height)
 	}
-	return f, err
+	return nil, err
 }

@@ -322,7 +322,7 @@ func (v *video) drain(emit func(*astiav.Packet) error) error {
 
 func (v *video) receive(emit func(*astiav.Packet) error) error {
 	for {
-		err := v.codec.ReceivePacket(v.packet)
+		err := av.ReceivePacket(v.codec, v.packet)
 		if errors.Is(err, astiav.ErrEagain) || errors.Is(err, astiav.ErrEof) {
 			return nil
 		}

@@ -3,6 +3,7 @@ package sr
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,8 +30,10 @@ type Job struct {
 	width    int // of the frames that grid is for
 	height   int
 	memo     *memo
-	leaders  []*piece // of the bands of the frame that is being submitted
-	compute  []*piece // what of it is to be computed
+	leaders  []*piece  // of the bands of the frame that is being submitted
+	compute  []*piece  // what of it is to be computed
+	spent    []*Ticket // of finished frames, for the next ones
+	spare    []*piece  // likewise
 
 	frames, reused, tiles, tilesReused, pixels, pixelsReused atomic.Uint64
 	busy                                                     atomic.Int64 // nanoseconds
@@ -40,9 +43,9 @@ type Job struct {
 type Ticket struct {
 	job  *Job
 	ctx  context.Context
-	done chan struct{}
+	done chan struct{} // gets a value when the frame is finished
 
-	// Guarded by the job's mutex until done is closed.
+	// Guarded by the job's mutex until the frame is finished.
 	src, dst frame.Plane // none once the frame is finished
 	grid     *grid
 	tiles    []tileState
@@ -115,9 +118,22 @@ func (j *Job) Submit(ctx context.Context, src, dst frame.Plane) (*Ticket, error)
 			j.memo = newMemo(src, dst, j.grid, scale)
 		}
 	}
-	t := &Ticket{job: j, ctx: ctx, done: make(chan struct{}), src: src, dst: dst, grid: j.grid}
+	t := j.ticket()
+	t.ctx, t.src, t.dst, t.grid = ctx, src, dst, j.grid
 	j.enqueue(t)
 	return t, nil
+}
+
+// ticket returns a new ticket, or one that nobody uses any more. j.mu is held.
+func (j *Job) ticket() *Ticket {
+	n := len(j.spent) - 1
+	if n < 0 {
+		return &Ticket{job: j, done: make(chan struct{}, 1)}
+	}
+	t := j.spent[n]
+	j.spent = j.spent[:n]
+	*t = Ticket{job: j, done: t.done, tiles: t.tiles[:0]}
+	return t
 }
 
 // admit waits until the job may have another frame in flight. It returns nil with j.mu held, or an error without.
@@ -147,7 +163,8 @@ func (j *Job) admit(ctx context.Context) error {
 // device's queue. j.mu is held.
 func (j *Job) enqueue(t *Ticket) {
 	g := t.grid
-	t.tiles, t.left = make([]tileState, len(g.tiles)), len(g.tiles)
+	t.tiles, t.left = slices.Grow(t.tiles, len(g.tiles))[:len(g.tiles)], len(g.tiles)
+	clear(t.tiles)
 	for _, b := range g.bands {
 		t.tiles[b.tile].left++
 	}
@@ -162,10 +179,10 @@ func (j *Job) enqueue(t *Ticket) {
 	j.inFlight += len(g.tiles)
 	j.compute = j.compute[:0]
 	g.runs(j.leaders, func(leader *piece, first, end int) {
-		switch {
-		case leader == nil:
+		switch leader {
+		case nil:
 			j.pieces(t, first, end, rows)
-		case leader.finished:
+		case held:
 			copyPlane(g.output(first, end, t.dst, j.Model().Scale), g.output(first, end, j.memo.dst, j.Model().Scale))
 			j.countReused(t, first, end)
 			j.complete(t, first, end, nil)
@@ -223,7 +240,13 @@ func (j *Job) piece(t *Ticket, first, end int) *piece {
 	}
 	tile, rows := g.tiles[b.tile], g.rows(first, end)
 	above, below := min(g.halo, b.y-tile.keepY), min(g.halo, tile.keepY+tile.keepHeight-b.y-rows)
-	return &piece{
+	var p *piece
+	if n := len(j.spare) - 1; n >= 0 {
+		p, j.spare = j.spare[n], j.spare[:n]
+	} else {
+		p = &piece{}
+	}
+	*p = piece{
 		ticket: t,
 		shape:  shape{net: j.net, width: g.width, height: g.height, sampleBytes: sampleBytes(t.src.Depth)},
 		window: g.window(first, end, t.src, t.dst, j.Model().Scale),
@@ -232,17 +255,20 @@ func (j *Job) piece(t *Ticket, first, end int) *piece {
 		pixels: tile.keepWidth * rows,
 		effort: tile.keepWidth * (rows + (above+below)/2),
 		memo:   j.memo,
+
+		followers: p.followers[:0],
 	}
+	return p
 }
 
 // finish ends a piece, computed or failed, and all that follow it. j.mu is held.
 func (j *Job) finish(p *piece, err error) {
 	g, scale := p.ticket.grid, j.Model().Scale
 	if m := p.memo; m != nil {
-		if err != nil {
-			m.drop(p)
-		} else if m == j.memo {
+		if err == nil && m == j.memo {
 			m.keep(p, p.ticket.dst)
+		} else {
+			m.drop(p)
 		}
 	}
 	for _, f := range p.followers {
@@ -252,9 +278,10 @@ func (j *Job) finish(p *piece, err error) {
 		}
 		j.complete(f.ticket, f.first, f.end, err)
 	}
-	t := p.ticket
-	p.finished, p.followers, p.ticket, p.window = true, nil, nil, Window{} // the memo must not keep a frame's memory alive
-	j.complete(t, p.first, p.end, err)
+	j.complete(p.ticket, p.first, p.end, err)
+	clear(p.followers)
+	*p = piece{followers: p.followers} // must not keep a frame's memory alive
+	j.spare = append(j.spare, p)
 }
 
 // abandon ends a piece whose ticket's context ended before a device took it. What follows it takes its place: that is other frames'
@@ -320,7 +347,7 @@ func (j *Job) complete(t *Ticket, first, end int, err error) {
 			}
 		}
 		t.src, t.dst = frame.Plane{}, frame.Plane{}
-		close(t.done)
+		t.done <- struct{}{}
 	}
 	select {
 	case j.room <- struct{}{}:
@@ -365,24 +392,31 @@ func (j *Job) Close() {
 	<-j.idle
 }
 
-// Wait waits until the frame is finished and returns nil, or why it failed. When ctx ends first it returns ctx's cause, and the
-// frame may still be worked on: its planes are free only after another Wait, or Job.Close.
+// Wait waits until the frame is finished and returns nil, or why it failed; the ticket must not be used any more then. When ctx ends
+// first it returns ctx's cause, and the frame may still be worked on: its planes are free only after another Wait, or Job.Close.
+// One goroutine at a time may wait for a ticket.
 func (t *Ticket) Wait(ctx context.Context) error {
 	select {
 	case <-t.done:
-		return t.err
+		return t.spend()
 	default:
 	}
 	select {
 	case <-t.done:
-		return t.err
+		return t.spend()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// Done returns a channel that is closed when the frame is finished.
-func (t *Ticket) Done() <-chan struct{} { return t.done }
+// spend returns how the frame ended and leaves the ticket to another one.
+func (t *Ticket) spend() error {
+	err := t.err
+	t.job.mu.Lock()
+	t.job.spent = append(t.job.spent, t)
+	t.job.mu.Unlock()
+	return err
+}
 
 // checkPlanes returns an error unless dst can take src's upscaled picture and both hold all their samples.
 func checkPlanes(src, dst frame.Plane, scale int) error {

@@ -11,14 +11,15 @@ const keptBatches = 4
 
 // set is a lane's batch in the making: the buffers of one shape and the pieces in them.
 type set struct {
-	dev    *device
-	cache  []cachedBatch // the most recently used is last
-	shape  shape
-	batch  Batch
-	slots  int
-	pieces []*piece
-	busy   time.Duration // inference time of the batch
-	err    error
+	dev     *device
+	changed <-chan struct{} // the queue's for this lane
+	cache   []cachedBatch   // the most recently used is last
+	shape   shape
+	batch   Batch
+	slots   int
+	pieces  []*piece
+	busy    time.Duration // inference time of the batch
+	err     error
 }
 
 type cachedBatch struct {
@@ -108,7 +109,7 @@ func (s *set) close() error {
 // next waits for a piece that is still wanted and begins a batch with it; false means that the device is to stop.
 func (s *set) next() bool {
 	for {
-		p := s.dev.queue.take(s.dev.stop)
+		p := s.dev.queue.take(s.changed, s.dev.stop)
 		if p == nil {
 			return false
 		}
@@ -126,16 +127,16 @@ func (s *set) next() bool {
 	}
 }
 
-// more adds another waiting piece of the same shape; false, with a channel that tells when to try again, when there is none.
-func (s *set) more() (bool, <-chan struct{}) {
+// more adds another waiting piece of the same shape; false when there is none.
+func (s *set) more() bool {
 	for {
-		p, changed := s.dev.queue.tryTake(&s.shape)
+		p := s.dev.queue.tryTake(&s.shape)
 		if p == nil {
-			return false, changed
+			return false
 		}
 		if !s.dropped(p) {
 			s.load(p)
-			return true, nil
+			return true
 		}
 	}
 }
@@ -155,10 +156,7 @@ func (s *set) dropped(p *piece) bool {
 // serial is a lane whose one goroutine loads, infers and stores: the whole of a CPU core's work.
 func serial(s *set) {
 	for s.next() {
-		for !s.full() {
-			if ok, _ := s.more(); !ok {
-				break
-			}
+		for !s.full() && s.more() {
 		}
 		s.infer()
 		s.finish()
@@ -195,14 +193,13 @@ func overlapped(a, b *set) {
 // collect fills s until it is full or the device takes it.
 func collect(s *set, ready chan<- *set) {
 	for !s.full() {
-		ok, changed := s.more()
-		if ok {
+		if s.more() {
 			continue
 		}
 		select {
 		case ready <- s:
 			return
-		case <-changed:
+		case <-s.changed:
 		}
 	}
 	ready <- s

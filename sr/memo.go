@@ -27,8 +27,11 @@ type memo struct {
 	grid     *grid
 	scale    int
 	valid    bool     // src holds a frame
-	leaders  []*piece // for each band, the piece that computes or has computed the result for src; nil when there is none
+	leaders  []*piece // for each band, the piece that computes the result for src, or held; nil when there is none
 }
+
+// held stands in a memo for the pieces whose results it holds.
+var held = &piece{}
 
 func newMemo(src, dst frame.Plane, g *grid, scale int) *memo {
 	m := &memo{src: src, dst: dst, grid: g, scale: scale, leaders: make([]*piece, len(g.bands))}
@@ -44,7 +47,7 @@ func (m *memo) fits(src frame.Plane) bool {
 	return m.src.Width == src.Width && m.src.Height == src.Height && m.src.Depth == src.Depth
 }
 
-// find sets leaders to the piece whose result is that of each band of src, nil where the band's input differs from the last frame's.
+// find sets leaders to those whose result is that of each band of src, nil where the band's input differs from the last frame's.
 func (m *memo) find(leaders []*piece, src frame.Plane) {
 	clear(leaders)
 	if !m.valid {
@@ -88,13 +91,16 @@ func (m *memo) keep(p *piece, dst frame.Plane) {
 			end++
 		}
 		if end > i {
+			for k := i; k < end; k++ {
+				m.leaders[k] = held
+			}
 			copyPlane(m.grid.output(i, end, m.dst, m.scale), m.grid.output(i, end, dst, m.scale))
 		}
 		i = max(end, i+1)
 	}
 }
 
-// drop makes sure that nothing takes over the result of a piece that failed.
+// drop makes sure that nothing takes over the result of a piece.
 func (m *memo) drop(p *piece) {
 	for i := p.first; i < p.end; i++ {
 		if m.leaders[i] == p {

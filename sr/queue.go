@@ -25,7 +25,6 @@ type piece struct {
 
 	// Guarded by the job's mutex.
 	memo      *memo
-	finished  bool
 	followers []follower
 }
 
@@ -41,14 +40,20 @@ type queue struct {
 	mu      sync.Mutex
 	live    turns
 	rest    turns
-	changed chan struct{}
 	length  int
+	changed []chan struct{} // one a lane; holds a token when something was pushed since the lane took the last
 }
 
 // turns are jobs with waiting pieces; the next to be served is first.
 type turns []*Job
 
-func newQueue() *queue { return &queue{changed: make(chan struct{})} }
+func newQueue(lanes int) *queue {
+	q := &queue{}
+	for range lanes {
+		q.changed = append(q.changed, make(chan struct{}, 1))
+	}
+	return q
+}
 
 func (q *queue) turnsOf(j *Job) *turns {
 	if j.live {
@@ -70,22 +75,27 @@ func (q *queue) push(j *Job, ps []*piece) {
 	}
 	j.waiting = append(j.waiting, ps...)
 	q.length += len(ps)
-	close(q.changed) // wakes every lane that found nothing
-	q.changed = make(chan struct{})
-}
-
-// tryTake removes the next piece in turn, of the given shape when that is not nil. When there is none, the channel it returns
-// is closed as soon as trying again makes sense.
-func (q *queue) tryTake(want *shape) (*piece, <-chan struct{}) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, t := range []*turns{&q.live, &q.rest} {
-		if p := t.take(want); p != nil {
-			q.length--
-			return p, nil
+	for _, c := range q.changed {
+		select {
+		case c <- struct{}{}:
+		default:
 		}
 	}
-	return nil, q.changed
+}
+
+// tryTake removes the next piece in turn, of the given shape when that is not nil. When there is none, trying again makes sense once
+// the lane's channel holds a token.
+func (q *queue) tryTake(want *shape) *piece {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p := q.live.take(want)
+	if p == nil {
+		p = q.rest.take(want)
+	}
+	if p != nil {
+		q.length--
+	}
+	return p
 }
 
 // take removes the next piece of the given shape, or of any.
@@ -96,8 +106,7 @@ func (t *turns) take(want *shape) *piece {
 		if want != nil && p.shape != *want {
 			continue
 		}
-		j.waiting[0] = nil
-		j.waiting = j.waiting[1:]
+		j.waiting = slices.Delete(j.waiting, 0, 1)
 		copy(jobs[i:], jobs[i+1:])
 		jobs[len(jobs)-1] = nil
 		jobs = jobs[:len(jobs)-1]
@@ -110,16 +119,15 @@ func (t *turns) take(want *shape) *piece {
 	return nil
 }
 
-// take waits for a piece. It returns nil when stop is closed first.
-func (q *queue) take(stop <-chan struct{}) *piece {
+// take waits for a piece, on the lane's channel. It returns nil when stop is closed first.
+func (q *queue) take(changed, stop <-chan struct{}) *piece {
 	for {
 		select {
 		case <-stop:
 			return nil
 		default:
 		}
-		p, changed := q.tryTake(nil)
-		if p != nil {
+		if p := q.tryTake(nil); p != nil {
 			return p
 		}
 		select {

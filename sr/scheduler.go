@@ -82,14 +82,14 @@ func New(c Config) (*Scheduler, error) {
 
 // start runs the device's lanes until stop is closed.
 func (d *device) start() {
-	d.queue, d.stop, d.nets = newQueue(), make(chan struct{}), map[string]*network{}
+	d.queue, d.stop, d.nets = newQueue(d.lanes.Count), make(chan struct{}), map[string]*network{}
 	// One batch in each lane and the next one waiting: more would only take memory, less would leave the device waiting.
 	d.share = 2 * d.lanes.Count * d.lanes.Batch
-	for range d.lanes.Count {
-		a := &set{dev: d}
+	for _, changed := range d.queue.changed {
+		a := &set{dev: d, changed: changed}
 		d.sets = append(d.sets, a)
 		if d.lanes.Overlap {
-			b := &set{dev: d}
+			b := &set{dev: d, changed: changed}
 			d.sets = append(d.sets, b)
 			d.wg.Go(func() { overlapped(a, b) })
 		} else {

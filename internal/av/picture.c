@@ -4,21 +4,6 @@
 #include <libavutil/intreadwrite.h>
 #include <libavutil/pixdesc.h>
 
-void picture_info(const AVFrame *f, PictureInfo *info)
-{
-    *info = (PictureInfo){
-        .width = f->width, .height = f->height, .format = f->format,
-        .key = !!(f->flags & AV_FRAME_FLAG_KEY),
-        .corrupt = f->decode_error_flags || (f->flags & AV_FRAME_FLAG_CORRUPT),
-        .interlaced = !!(f->flags & AV_FRAME_FLAG_INTERLACED),
-        .top_field_first = !!(f->flags & AV_FRAME_FLAG_TOP_FIELD_FIRST),
-        .pts = f->best_effort_timestamp, .duration = f->duration,
-        .range = f->color_range, .space = f->colorspace, .primaries = f->color_primaries, .transfer = f->color_trc,
-        .chroma_location = f->chroma_location,
-        .sar_num = f->sample_aspect_ratio.num, .sar_den = f->sample_aspect_ratio.den,
-    };
-}
-
 int picture_layout(int format, PictureLayout *layout)
 {
     const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(format);

@@ -34,16 +34,43 @@ type Picture struct {
 
 // Inspect reads what a decoded frame says of itself.
 func Inspect(f *astiav.Frame) Picture {
-	var i C.PictureInfo
-	C.picture_info((*C.AVFrame)(f.UnsafePointer()), &i)
+	c := (*C.AVFrame)(f.UnsafePointer())
 	return Picture{
-		Width: int(i.width), Height: int(i.height), Format: astiav.PixelFormat(i.format),
-		KeyFrame: i.key != 0, Corrupt: i.corrupt != 0, Interlaced: i.interlaced != 0, TopFieldFirst: i.top_field_first != 0,
-		PTS: int64(i.pts), Duration: int64(i.duration),
-		Color: Color{Range: int(i._range), Space: int(i.space), Primaries: int(i.primaries), Transfer: int(i.transfer),
-			ChromaLocation: int(i.chroma_location)},
-		SampleAspectRatio: media.Rational{Num: int(i.sar_num), Den: int(i.sar_den)},
+		Width: int(c.width), Height: int(c.height), Format: astiav.PixelFormat(c.format),
+		KeyFrame:      c.flags&C.AV_FRAME_FLAG_KEY != 0,
+		Corrupt:       c.decode_error_flags != 0 || c.flags&C.AV_FRAME_FLAG_CORRUPT != 0,
+		Interlaced:    c.flags&C.AV_FRAME_FLAG_INTERLACED != 0,
+		TopFieldFirst: c.flags&C.AV_FRAME_FLAG_TOP_FIELD_FIRST != 0,
+		PTS:           int64(c.best_effort_timestamp), Duration: int64(c.duration),
+		Color: Color{Range: int(c.color_range), Space: int(c.colorspace), Primaries: int(c.color_primaries), Transfer: int(c.color_trc),
+			ChromaLocation: int(c.chroma_location)},
+		SampleAspectRatio: media.Rational{Num: int(c.sample_aspect_ratio.num), Den: int(c.sample_aspect_ratio.den)},
 	}
+}
+
+// ReceiveFrame is the decoder's method of this name, which makes a new error each time that the decoder wants a packet.
+func ReceiveFrame(c *astiav.CodecContext, f *astiav.Frame) error {
+	return status(C.avcodec_receive_frame((*C.AVCodecContext)(c.UnsafePointer()), (*C.AVFrame)(f.UnsafePointer())))
+}
+
+// ReceivePacket is the encoder's method of this name, which makes a new error each time that the encoder wants a frame.
+func ReceivePacket(c *astiav.CodecContext, p *astiav.Packet) error {
+	return status(C.avcodec_receive_packet((*C.AVCodecContext)(c.UnsafePointer()), (*C.AVPacket)(raw(p))))
+}
+
+var again, end error = astiav.ErrEagain, astiav.ErrEof
+
+// status returns FFmpeg's answer as an error of go-astiav, the two that are no failure without an allocation.
+func status(ret C.int) error {
+	switch {
+	case ret >= 0:
+		return nil
+	case int(ret) == int(astiav.ErrEagain):
+		return again
+	case int(ret) == int(astiav.ErrEof):
+		return end
+	}
+	return astiav.Error(ret)
 }
 
 // depths are the sample depths that FFmpeg has planar formats for.

@@ -5,17 +5,6 @@
 #include <libavutil/frame.h>
 #include <libswscale/swscale.h>
 
-// What go-astiav does not tell of a decoded frame.
-typedef struct PictureInfo {
-    int width, height, format;
-    int key, corrupt, interlaced, top_field_first;
-    int64_t pts, duration; // best effort timestamp
-    int range, space, primaries, transfer, chroma_location;
-    int sar_num, sar_den;
-} PictureInfo;
-
-void picture_info(const AVFrame *f, PictureInfo *info);
-
 // How a pixel format lays out its samples.
 typedef struct PictureLayout {
     int components, depth;  // depth is that of the first component

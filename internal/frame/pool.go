@@ -20,14 +20,14 @@ func (e *TooLargeError) Error() string {
 }
 
 // Pool hands out frames and planes whose memory together never exceeds a budget; who asks for more waits until something
-// is released. Buffers are reused, so that a steady stream of equal frames allocates nothing. Safe for concurrent use.
+// is released. Frames are reused with their memory, so that a steady stream of equal ones allocates nothing. Safe for concurrent use.
 type Pool struct {
 	budget int64
 	sem    *semaphore.Weighted
 	inUse  atomic.Int64
 
 	mu   sync.Mutex
-	free [][]byte // released buffers of the size last asked for
+	free []*Frame // released, with memory of the size last asked for
 }
 
 // NewPool returns a pool that holds at most budget bytes of frame memory at once.
@@ -70,27 +70,29 @@ func layout(format Format, width, height, alignment int) (sizes, strides [4]int,
 
 func (p *Pool) get(ctx context.Context, format Format, width, height, alignment int) (*Frame, error) {
 	sizes, strides, total := layout(format, width, height, alignment)
-	buf, err := p.take(ctx, total)
+	f, err := p.take(ctx, total)
 	if err != nil {
 		return nil, err
 	}
-	f := &Frame{Width: width, Height: height, Format: format, buf: buf, pool: p}
+	*f = Frame{Width: width, Height: height, Format: format, buf: f.buf, pool: p}
 	at := 0
 	for i := range format.Planes() {
 		w, h := format.PlaneSize(i, width, height)
-		f.Planes[i] = Plane{Data: buf[at : at+sizes[i] : at+sizes[i]], Stride: strides[i], Width: w, Height: h, Depth: format.Depth}
+		f.Planes[i] = Plane{Data: f.buf[at : at+sizes[i] : at+sizes[i]], Stride: strides[i], Width: w, Height: h, Depth: format.Depth}
 		at += sizes[i]
 	}
 	return f, nil
 }
 
-// Release returns the frame's memory to its pool. Nothing of the frame may be used afterwards; a second call does nothing.
+// Release returns the frame and its memory to its pool; nil is ignored. Nothing of the frame may be used afterwards: the next Get
+// may return it.
 func (f *Frame) Release() {
 	if f == nil || f.pool == nil {
 		return
 	}
-	f.pool.give(f.buf)
-	f.pool, f.buf, f.Planes, f.SideData = nil, nil, [4]Plane{}, nil
+	p := f.pool
+	*f = Frame{buf: f.buf}
+	p.give(f)
 }
 
 // Bytes returns the memory of all planes, one after the other; with the gaps between rows unless GetPacked made the frame.
@@ -99,7 +101,8 @@ func (f *Frame) Bytes() []byte { return f.buf }
 // Luma returns the frame's first plane.
 func (f *Frame) Luma() Plane { return f.Planes[0] }
 
-func (p *Pool) take(ctx context.Context, n int) ([]byte, error) {
+// take returns a frame with n bytes of memory.
+func (p *Pool) take(ctx context.Context, n int) (*Frame, error) {
 	if int64(n) > p.budget {
 		return nil, &TooLargeError{Need: int64(n), Budget: p.budget}
 	}
@@ -110,22 +113,22 @@ func (p *Pool) take(ctx context.Context, n int) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if k := len(p.free); k > 0 {
-		if buf := p.free[k-1]; len(buf) == n {
+		if f := p.free[k-1]; len(f.buf) == n {
 			p.free = p.free[:k-1]
-			return buf, nil
+			return f, nil
 		}
 		p.free = nil // another frame size: what is kept would never be asked for again
 	}
-	return make([]byte, n), nil
+	return &Frame{buf: make([]byte, n)}, nil
 }
 
-func (p *Pool) give(buf []byte) {
-	n := int64(len(buf))
+func (p *Pool) give(f *Frame) {
+	n := int64(len(f.buf))
 	p.mu.Lock()
-	if len(p.free) > 0 && len(p.free[0]) != len(buf) {
+	if len(p.free) > 0 && len(p.free[0].buf) != len(f.buf) {
 		p.free = nil
 	}
-	p.free = append(p.free, buf)
+	p.free = append(p.free, f)
 	p.mu.Unlock()
 	p.inUse.Add(-n)
 	p.sem.Release(n)
