@@ -1,9 +1,8 @@
-// Bench measures the whole line and the engine alone on the same video, in turn, and prints a table: frames a second end to
-// end (sr-client and sr-server, files in and out), frames a second of the network by itself, and what share of the time is
-// not inference.
+// Bench measures the whole line (sr-client and a private sr-server, files in and out), the network alone, and each stage alone on
+// the same frames, in turn, and prints where a frame's time goes.
 //
 //	make bench
-//	go run ./bench -clip video.mp4 -rounds 5
+//	go run ./bench -clip video.mp4 -models m -rounds 5
 package main
 
 import (
@@ -17,12 +16,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"upscaler/bench/machine"
 	"upscaler/decode"
+	"upscaler/encode"
+	"upscaler/internal/av"
 	"upscaler/internal/frame"
 	"upscaler/models"
 	"upscaler/sr"
@@ -30,194 +31,334 @@ import (
 	"upscaler/sr/onnx"
 )
 
+// The job that is measured, but for the model.
+const (
+	scale  = 2
+	preset = "veryfast"
+)
+
 func main() {
 	log.SetFlags(0)
 	clip := flag.String("clip", "testdata/big-buck-bunny-3s.mp4", "video to measure with")
 	size := flag.String("size", "640x360", "size the video is brought to first")
 	rounds := flag.Int("rounds", 3, "rounds; the medians are printed")
-	frames := flag.Int("frames", 48, "frames of the video to use")
-	model := flag.String("model", "", "model (default: the server's)")
+	frames := flag.Int("frames", 96, "frames to upscale; a shorter video is repeated")
+	names := flag.String("models", "s,m", "models or tiers, separated by commas")
 	flag.Parse()
-	if err := run(*clip, *size, *rounds, *frames, *model); err != nil {
+	if err := run(*clip, *size, *rounds, *frames, strings.Split(*names, ",")); err != nil {
 		log.Fatal("bench: ", err)
 	}
 }
 
-func run(clip, size string, rounds, frames int, model string) error {
+func run(clip, size string, rounds, frames int, names []string) error {
 	dir, err := os.MkdirTemp("", "upscaler-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	in := filepath.Join(dir, "in.mp4")
-	prepare := exec.Command("ffmpeg", "-v", "error", "-y", "-i", clip, "-frames:v", fmt.Sprint(frames), "-an",
+	prepare := exec.Command("ffmpeg", "-v", "error", "-y", "-stream_loop", "-1", "-i", clip, "-frames:v", fmt.Sprint(frames), "-an",
 		"-vf", "scale="+strings.Replace(size, "x", ":", 1)+":flags=bicubic", "-c:v", "libx264", "-crf", "20", "-movflags", "+faststart", in)
 	if out, err := prepare.CombinedOutput(); err != nil {
 		return fmt.Errorf("prepare the clip: %w: %s", err, out)
 	}
-	planes, err := lumaPlanes(in)
+	b, err := newBench(in)
 	if err != nil {
 		return err
 	}
-
-	var engine, whole []float64 // frames a second
-	for round := range rounds + 1 {
-		e, err := engineAlone(planes, model)
-		if err != nil {
-			return err
+	defer b.close()
+	fmt.Printf("%s; %d frames of %s upscaled by %d, H.264 in, H.264 (%s) out; medians of %d rounds\n", machine.Name(), len(b.frames), size,
+		scale, preset, rounds)
+	for _, name := range names {
+		var all []result
+		for round := range rounds + 1 {
+			r, err := b.round(name, filepath.Join(dir, "out.mp4"))
+			if err != nil {
+				return err
+			}
+			if round > 0 { // the first only warms caches
+				all = append(all, r)
+			}
 		}
-		w, err := endToEnd(in, filepath.Join(dir, "out.mp4"), model)
-		if err != nil {
-			return err
-		}
-		if round > 0 { // the first round only warms caches
-			engine, whole = append(engine, e), append(whole, w)
-		}
+		b.print(all)
 	}
-	e, w := median(engine), median(whole)
-	fmt.Printf("%s, %d cores, %d frames of %s, medians of %d rounds\n\n", machine(), runtime.NumCPU(), len(planes), size, rounds)
-	fmt.Printf("| what | frames a second |\n|---|---|\n")
-	fmt.Printf("| engine alone | %.2f |\n| end to end, H.264 to H.264 | %.2f |\n", e, w)
-	fmt.Printf("| share of the time that is not inference | %.0f %% |\n", 100*(1-w/e))
 	return nil
 }
 
-// lumaPlanes decodes the whole clip into memory.
-func lumaPlanes(path string) ([]*frame.Frame, error) {
+// bench is a video, and what it takes to send it through each stage alone.
+type bench struct {
+	path      string
+	scheduler *sr.Scheduler
+	lanes     int
+	source    *decode.Source
+	frames    []*frame.Frame // all of the video
+	planes    []*frame.Frame // their luma upscaled
+}
+
+const memory = 4 << 30 // more than a clip needs
+
+func newBench(path string) (*bench, error) {
+	files, err := onnx.Catalog(models.FS)
+	if err != nil {
+		return nil, err
+	}
+	cpu, err := onnx.OpenCPU(onnx.CPUOptions{})
+	if err != nil {
+		return nil, err
+	}
+	engine := native.NewEngine(native.Options{Other: cpu})
+	b := &bench{path: path, lanes: engine.Lanes().Count}
+	if b.scheduler, err = sr.New(sr.Config{Models: files, Engines: []sr.Engine{engine}}); err != nil {
+		return nil, err
+	}
+	ctx, planes := context.Background(), frame.NewPool(memory)
+	b.source, err = decoded(path, frame.NewPool(memory), func(f *frame.Frame) { b.frames = append(b.frames, f) })
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range b.frames {
+		p, err := planes.Get(ctx, frame.Format{Depth: f.Format.Depth, Gray: true}, f.Width*scale, f.Height*scale)
+		if err != nil {
+			return nil, err
+		}
+		b.planes = append(b.planes, p)
+	}
+	return b, nil
+}
+
+func (b *bench) close() {
+	b.scheduler.Close()
+	closeSource(b.source)
+}
+
+// result is what one round has measured. Times are of all frames.
+type result struct {
+	model                                            string
+	network                                          time.Duration // the network alone
+	whole                                            time.Duration // a job as the server's summary tells it
+	decode, upscale, encode                          time.Duration // how long its stages worked
+	cpuDecode, cpuNetwork, cpuChroma, cpuEncode, cpu time.Duration // processor time: of each stage alone, and of both programs
+	cpuStart                                         time.Duration // of both programs before the first frame
+}
+
+func (b *bench) round(name, out string) (result, error) {
+	var r result
+	for _, stage := range []func() error{
+		func() error {
+			return measured(&r.cpuDecode, nil, func() error {
+				source, err := decoded(b.path, frame.NewPool(memory), (*frame.Frame).Release)
+				closeSource(source)
+				return err
+			})
+		},
+		func() error {
+			job, err := b.scheduler.Open(context.Background(), sr.Spec{Scale: scale, Model: name})
+			if err != nil {
+				return err
+			}
+			defer job.Close()
+			r.model = job.Model().Name
+			return measured(&r.cpuNetwork, &r.network, func() error { return b.upscale(job) })
+		},
+		func() error { return measured(&r.cpuChroma, nil, b.chroma) },
+		func() error { return measured(&r.cpuEncode, nil, b.encode) },
+		func() (err error) {
+			r.cpuStart, err = clientRun(nil, "probe", b.path, "--private", "--model", name)
+			return err
+		},
+		func() error { return b.job(&r, name, out) },
+	} {
+		if err := stage(); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// measured runs do and tells how much processor time and time it took.
+func measured(processor, took *time.Duration, do func() error) error {
+	begin, before := time.Now(), machine.Processor()
+	err := do()
+	*processor = machine.Processor() - before
+	if took != nil {
+		*took = time.Since(begin)
+	}
+	return err
+}
+
+// decoded gives each frame of a video to take.
+func decoded(path string, pool *frame.Pool, take func(*frame.Frame)) (*decode.Source, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	const memory = 2 << 30
-	src, err := decode.Open(context.Background(), f, decode.Options{Pool: frame.NewPool(memory)})
+	src, err := decode.Open(context.Background(), f, decode.Options{Pool: pool})
 	if err != nil {
 		return nil, err
 	}
-	defer src.Media().Free()
-	defer src.Close()
-	var frames []*frame.Frame
 	for {
 		unit, err := src.Next(context.Background())
-		if errors.Is(err, io.EOF) {
-			return frames, nil
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, io.EOF):
+			return src, nil
+		case err != nil:
+			closeSource(src)
 			return nil, err
-		}
-		if unit.Frame != nil {
-			frames = append(frames, unit.Frame)
-		} else {
+		case unit.Frame != nil:
+			take(unit.Frame)
+		default:
 			unit.Packet.Free()
 		}
 	}
 }
 
-// engineAlone upscales the planes as fast as the scheduler takes them and returns frames a second.
-func engineAlone(frames []*frame.Frame, model string) (float64, error) {
-	files, err := onnx.Catalog(models.FS)
-	if err != nil {
-		return 0, err
+func closeSource(src *decode.Source) {
+	if src != nil {
+		m := src.Media()
+		src.Close()
+		m.Free()
 	}
-	cpu, err := onnx.OpenCPU(onnx.CPUOptions{})
-	if err != nil {
-		return 0, err
-	}
-	s, err := sr.New(sr.Config{Models: files, Engines: []sr.Engine{native.NewEngine(native.Options{Other: cpu})}})
-	if err != nil {
-		return 0, err
-	}
-	defer s.Close()
-	ctx := context.Background()
-	job, err := s.Open(ctx, sr.Spec{Scale: 2, Model: model})
-	if err != nil {
-		return 0, err
-	}
-	defer job.Close()
-
-	scale := job.Model().Scale
-	pool := frame.NewPool(1 << 30)
-	begin := time.Now()
-	type pending struct {
-		dst    *frame.Frame
-		ticket *sr.Ticket
-	}
-	var queue []pending
-	finish := func() error {
-		p := queue[0]
-		queue = queue[1:]
-		defer p.dst.Release()
-		return p.ticket.Wait(ctx)
-	}
-	for _, f := range frames {
-		dst, err := pool.Get(ctx, frame.Format{Depth: f.Format.Depth, Gray: true}, f.Width*scale, f.Height*scale)
-		if err != nil {
-			return 0, err
-		}
-		t, err := job.Submit(ctx, f.Luma(), dst.Luma())
-		if err != nil {
-			return 0, err
-		}
-		if queue = append(queue, pending{dst, t}); len(queue) > job.Share(f.Width, f.Height) {
-			if err := finish(); err != nil {
-				return 0, err
-			}
-		}
-	}
-	for len(queue) > 0 {
-		if err := finish(); err != nil {
-			return 0, err
-		}
-	}
-	return float64(len(frames)) / time.Since(begin).Seconds(), nil
 }
 
-// endToEnd runs sr-client with a private server and returns frames a second as the summary tells them: from the job's start,
-// without starting the server.
-func endToEnd(in, out, model string) (float64, error) {
-	args := []string{"upscale", in, "-o", out, "--overwrite", "--json", "--codec", "h264", "--preset", "veryfast", "--private"}
-	if model != "" {
-		args = append(args, "--model", model)
+// upscale sends all frames through the network as fast as the scheduler takes them.
+func (b *bench) upscale(job *sr.Job) error {
+	ctx := context.Background()
+	var tickets []*sr.Ticket
+	for i, f := range b.frames {
+		t, err := job.Submit(ctx, f.Luma(), b.planes[i].Luma())
+		if err != nil {
+			return err
+		}
+		tickets = append(tickets, t)
 	}
+	for _, t := range tickets {
+		if err := t.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chroma scales the chroma planes of all frames.
+func (b *bench) chroma() error {
+	m := b.source.Media()
+	s, err := av.NewBufferedScaler(m.Working, m.Width, m.Height, scale, m.Color.ChromaLocation)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for _, f := range b.frames {
+		if _, err := s.Scale(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encode completes and encodes all frames.
+func (b *bench) encode() error {
+	ctx, m := context.Background(), b.source.Media()
+	options := encode.Options{Container: encode.ContainerMP4, Codec: encode.CodecH264, Preset: preset, Scale: scale, Seekable: true}
+	plan, err := encode.Plan(m, options)
+	if err != nil {
+		return err
+	}
+	sink, err := encode.Open(ctx, nowhere{}, m, plan, options)
+	if err != nil {
+		return err
+	}
+	defer sink.Close()
+	for i, f := range b.frames {
+		if err := sink.WriteFrame(ctx, f, b.planes[i].Luma()); err != nil {
+			return err
+		}
+	}
+	return sink.Finish(ctx)
+}
+
+// nowhere is an output that forgets.
+type nowhere struct{}
+
+func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+
+// job runs sr-client with a private server, as a user does.
+func (b *bench) job(r *result, name, out string) (err error) {
+	var summary struct {
+		Elapsed string `json:"elapsed"`
+		Stages  struct{ Decode, Upscale, Encode string }
+	}
+	r.cpu, err = clientRun(&summary, "upscale", b.path, "-o", out, "--overwrite", "--json", "--codec", "h264", "--preset", preset, "--private",
+		"--model", name)
+	if err != nil {
+		return err
+	}
+	for to, text := range map[*time.Duration]string{&r.whole: summary.Elapsed, &r.decode: summary.Stages.Decode,
+		&r.upscale: summary.Stages.Upscale, &r.encode: summary.Stages.Encode} {
+		if *to, err = time.ParseDuration(text); err != nil {
+			return fmt.Errorf("the summary's times: %w", err)
+		}
+	}
+	return nil
+}
+
+// clientRun runs sr-client to its end, reads the summary it prints, and returns the processor time of it and of its server.
+func clientRun(summary any, args ...string) (time.Duration, error) {
 	cmd := exec.Command("bin/sr-client", args...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.Output()
 	if err != nil {
-		return 0, fmt.Errorf("sr-client: %w", err)
+		return 0, fmt.Errorf("sr-client %s: %w", args[0], err)
+	}
+	processor := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if summary == nil {
+		return processor, nil
 	}
 	for line := range strings.Lines(string(stdout)) {
-		var event struct {
-			Summary struct {
-				Frames  uint64 `json:"framesEncoded,string"`
-				Elapsed string `json:"elapsed"`
-			} `json:"summary"`
+		event := struct {
+			Summary json.RawMessage `json:"summary"`
+		}{}
+		if json.Unmarshal([]byte(line), &event) == nil && event.Summary != nil {
+			return processor, json.Unmarshal(event.Summary, summary)
 		}
-		if json.Unmarshal([]byte(line), &event) != nil || event.Summary.Frames == 0 {
-			continue
-		}
-		elapsed, err := time.ParseDuration(event.Summary.Elapsed)
-		if err != nil {
-			return 0, fmt.Errorf("the summary's time: %w", err)
-		}
-		return float64(event.Summary.Frames) / elapsed.Seconds(), nil
 	}
-	return 0, fmt.Errorf("sr-client printed no summary:\n%s", stdout)
+	return 0, fmt.Errorf("sr-client %s printed no summary:\n%s", args[0], stdout)
 }
 
-func median(v []float64) float64 {
-	slices.Sort(v)
-	return v[len(v)/2]
-}
-
-func machine() string {
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	for line := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-			return strings.TrimSpace(v)
+// print prints a model's table.
+func (b *bench) print(all []result) {
+	// median is that of what f returns, in milliseconds a frame.
+	median := func(f func(result) time.Duration) float64 {
+		var v []time.Duration
+		for _, r := range all {
+			v = append(v, f(r))
 		}
+		slices.Sort(v)
+		return v[len(v)/2].Seconds() * 1e3 / float64(len(b.frames))
 	}
-	return runtime.GOARCH
+	lanes := time.Duration(b.lanes)
+	whole := median(func(r result) time.Duration { return r.whole })
+	processor := median(func(r result) time.Duration { return r.cpu - r.cpuStart })
+	fmt.Printf("\n%s: %.1f frames a second end to end, %.1f of the network alone\n\n", all[0].model, 1e3/whole,
+		1e3/median(func(r result) time.Duration { return r.network }))
+	fmt.Printf("| milliseconds a frame | processor | share | works | waits |\n|---|---|---|---|---|\n")
+	row := func(name string, cpu func(result) time.Duration, works func(result) time.Duration) {
+		c := median(cpu)
+		fmt.Printf("| %s | %.2f | %.0f %% |", name, c, 100*c/processor)
+		if works == nil {
+			fmt.Printf(" | |\n")
+			return
+		}
+		fmt.Printf(" %.1f | %.1f |\n", median(works), median(func(r result) time.Duration { return r.whole - works(r) }))
+	}
+	row("demux, decode", func(r result) time.Duration { return r.cpuDecode }, func(r result) time.Duration { return r.decode })
+	row(fmt.Sprintf("network, %d lanes", lanes), func(r result) time.Duration { return r.cpuNetwork },
+		func(r result) time.Duration { return r.upscale / lanes })
+	row("scale chroma", func(r result) time.Duration { return r.cpuChroma }, nil)
+	row("encode, mux", func(r result) time.Duration { return r.cpuEncode - r.cpuChroma },
+		func(r result) time.Duration { return r.encode })
+	row("the rest", func(r result) time.Duration {
+		return r.cpu - r.cpuStart - r.cpuDecode - r.cpuNetwork - r.cpuEncode
+	}, nil)
+	fmt.Printf("| all | %.2f | 100 %% | %.1f | |\n", processor, whole)
 }

@@ -11,10 +11,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
+	"upscaler/bench/machine"
 	"upscaler/internal/frame"
 	"upscaler/models"
 	"upscaler/sr"
@@ -50,7 +50,7 @@ func run(out io.Writer, long time.Duration, sizes []string, only string, workers
 		return err
 	}
 	defer s.Close()
-	fmt.Fprintf(out, "%s, %d cores", processor(), runtime.NumCPU())
+	fmt.Fprint(out, machine.Name())
 	for _, e := range s.Stats().Engines {
 		fmt.Fprintf(out, "; %s", e.Name)
 	}
@@ -169,18 +169,4 @@ func plane(w, h, depth int) frame.Plane {
 		bytes = 2
 	}
 	return frame.Plane{Data: make([]byte, w*h*bytes), Stride: w * bytes, Width: w, Height: h, Depth: depth}
-}
-
-// processor returns the CPU's name as Linux tells it.
-func processor() string {
-	data, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	for line := range strings.Lines(string(data)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
 }
