@@ -26,6 +26,7 @@ type video struct {
 	draining bool
 	failures int // of the decoder in a row
 
+	opaque  bool               // the first picture is, and all are taken to be, since nearly all GIFs have a transparent colour and few use it
 	direct  bool               // the first picture's format is copied, not converted
 	source  astiav.PixelFormat // the first picture's format
 	convert av.Converter       // for pictures that differ from the first, and for formats without a planar layout
@@ -283,6 +284,9 @@ func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 		s.skipped.Add(1)
 		return nil
 	}
+	if v.opaque && av.HasTransparency(f) {
+		s.notify(notice.MetadataReduced, m.VideoIndex, "Some pictures have transparency, which is left out: the first one has none.")
+	}
 	dst, err := s.frame()
 	if err != nil {
 		return err
@@ -330,7 +334,9 @@ func (v *video) first(f *astiav.Frame, p av.Picture) error {
 		m.Color = fullIfJPEG(p, m.Color)
 	} else {
 		var ok bool
-		if m.Working, ok = av.Nearest(p.Format, !av.HasTransparency(f)); !ok {
+		picture := m.Info.Container == "gif" || m.Info.Container == "apng" || strings.HasSuffix(m.Info.Container, "_pipe")
+		v.opaque = picture && !av.HasTransparency(f)
+		if m.Working, ok = av.Nearest(p.Format, v.opaque); !ok {
 			return inputError(Unsupported, nil, "The video's pixel format (%s) is not supported.", av.PixelFormatName(p.Format))
 		}
 		if av.IsRGB(p.Format) {

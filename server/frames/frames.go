@@ -166,6 +166,7 @@ func (j *Job) give(ctx context.Context, scaler *av.BufferedScaler, answer func(c
 			it.free()
 			return err
 		}
+		sr.MendRim(it.frame.Luma(), it.answer.Luma())
 		scaled, err := scaler.Scale(it.frame)
 		if err == nil {
 			j.shape.store(it.answer, scaled)

@@ -6,6 +6,7 @@ import (
 
 	"upscaler/internal/av"
 	"upscaler/internal/notice"
+	"upscaler/sr"
 )
 
 // This file is the goroutine that owns the sink.
@@ -100,6 +101,7 @@ func (j *Live) writeFrame(ctx context.Context, it item) error {
 			j.abandon(&it)
 			return err
 		}
+		sr.MendRim(it.frame.Luma(), it.luma.Luma())
 	} else if err := j.interpolate(&it); err != nil {
 		it.free()
 		return err

@@ -223,6 +223,7 @@ func (j *Job) finish(ctx context.Context, it *item) error {
 		j.Engine.Close() // the engine may still write into the plane
 		return err
 	}
+	sr.MendRim(it.frame.Luma(), it.luma.Luma())
 	return j.Sink.WriteFrame(ctx, it.frame, it.luma.Luma())
 }
 

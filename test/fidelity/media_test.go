@@ -2,6 +2,7 @@ package fidelity
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"upscaler/internal/media"
 
@@ -25,7 +27,9 @@ func ffmpeg(t *testing.T, dir, name, args string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
 	all := append([]string{"-v", "error", "-nostdin", "-y"}, strings.Fields(args)...)
-	if out, err := exec.Command("ffmpeg", append(all, path)...).CombinedOutput(); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // an endless source must not eat the machine
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "ffmpeg", append(all, path)...).CombinedOutput(); err != nil {
 		t.Fatalf("ffmpeg %s: %v\n%s", args, err, out)
 	}
 	return path
