@@ -132,6 +132,7 @@ type Source struct {
 		size             int64  // mean bytes of a picture, with what lies between
 	}
 	known bool // the first bytes are those of a format we read
+	late  bool // the format's streams show up only after its header
 	given bool // the first picture has been decoded and Media is complete
 
 	frames, skipped, bytes, damaged, sent atomic.Uint64

@@ -95,7 +95,7 @@ func (s *Source) prepare() (io.Reader, int64, error) {
 	if len(head) == 0 {
 		return nil, 0, inputError(Empty, nil, "The input is empty.")
 	}
-	s.known = knownMagic(head)
+	s.known, s.late = knownMagic(head), strings.HasPrefix(string(head), "FLV\x01")
 	return io.MultiReader(bytes.NewReader(head), s.reader), -1, nil
 }
 
@@ -148,6 +148,12 @@ func (s *Source) openFormat() (err error) {
 			"analyzeduration": strconv.FormatInt(microseconds(min(s.opts.Limits.AnalyzeDuration, liveAnalyze)), 10),
 		}
 	}
+	if s.late {
+		if more == nil {
+			more = map[string]string{}
+		}
+		more["codec_whitelist"] = lateDecoders
+	}
 	var opened bool
 	s.format, opened, err = openFormat(s.input, formats, hint(s.opts.Name), s.opts.Limits, more)
 	if !opened {
@@ -186,6 +192,11 @@ func openFormat(in *av.Input, formats, hint string, l Limits, more map[string]st
 	}
 	return fc, true, err
 }
+
+// lateDecoders are the decoders that FFmpeg may use to learn what the streams of FLV are, which show up only while it looks: it takes no
+// limit of pixels for those, and 200 KB can be pictures that take hundreds of megabytes. Pictures' sizes are in the headers of the
+// video that FLV holds today, or are learned from the first picture that our own decoder makes.
+const lateDecoders = "aac,mp3float,pcm_s16le,pcm_u8,pcm_alaw,pcm_mulaw"
 
 // liveAnalyze is how much of a running stream is read at most to learn what its streams are. What is read is late; but with much
 // less, the first packets of sound have no duration yet and their times would have to be guessed.

@@ -342,3 +342,22 @@ func TestHostileInputs(t *testing.T) {
 		}
 	}
 }
+
+// TestBombs: pictures far larger than allowed are refused before they take memory, even where streams show up late (FLV).
+func TestBombs(t *testing.T) {
+	const most = 48 << 20 // bytes; three pictures of this size take 72 MiB
+	plain := generate(t, "bomb.mkv", "-f lavfi -i color=black:size=4096x4096:rate=25 -frames:v 4 -c:v libx264 -preset ultrafast -pix_fmt yuv420p")
+	c := startChild(t)
+	defer func() { c.stop() }()
+	for _, name := range []string{"bomb.flv", "bomb.mkv", "bomb.ts", "bomb.mp4"} {
+		path := plain
+		if name != "bomb.mkv" {
+			path = generate(t, name, "-i "+plain+" -c copy")
+		}
+		before := memory(strconv.Itoa(c.cmd.Process.Pid), "VmRSS:")
+		a, verdict := c.decode(readFile(t, path))
+		if verdict != "" || a.Kind != TooLarge.String() || a.Frames > 0 || a.Peak-before > most {
+			t.Errorf("%s: %q %q, %d frames, took %d MiB", name, verdict, a.Kind, a.Frames, (a.Peak-before)>>20)
+		}
+	}
+}

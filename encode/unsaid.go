@@ -42,7 +42,7 @@ const (
 func (l *Layout) tellUnsaid(m *av.Media) {
 	can := l.container.says
 	var lost []string
-	if !can.all && !(hasPhoneKeys(m) && slices.Contains([]Container{ContainerMP4, ContainerMOV}, l.Container)) {
+	if mp4 := l.Container == ContainerMP4 || l.Container == ContainerMOV; !can.all && (!mp4 || !hasPhoneKeys(m)) {
 		lost = unsaid(m.Metadata, can.file, func(key string) bool { return ofContainer(key) || key == "timecode" })
 	}
 	for i, s := range m.Streams {
