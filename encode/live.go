@@ -100,10 +100,17 @@ func (l *Live) muxOptions(c Container, o map[string]string) {
 	}
 }
 
-// flushFrame ends the fragment of an MP4 output with the frame just written, when that is asked for. The muxer's own option for it
-// would keep each frame until the next one has come.
+// flushFrame tells the output that the frame just written is whole. Before, it ends the fragment of an MP4 output with it, when that
+// is asked for. The muxer's own option for it would keep each frame until the next one has come.
 func (x *mux) flushFrame() error {
-	if l := x.plan.live; l == nil || !l.FragmentFrame || !x.isMP4() || x.fragment.open {
+	l := x.plan.live
+	if l == nil {
+		return nil
+	}
+	if out, ok := x.file.out.(Flusher); ok {
+		defer out.Flush()
+	}
+	if !l.FragmentFrame || !x.isMP4() || x.fragment.open {
 		return nil
 	}
 	if err := x.fc.WriteFrame(nil); err != nil && x.file.err == nil {

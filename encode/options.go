@@ -81,6 +81,12 @@ type Output interface {
 	WriteAt(p []byte, off int64) (int, error)
 }
 
+// Flusher is an Output that is told in a live job when all bytes of a video frame, and of what comes before it, have been written.
+type Flusher interface {
+	Output
+	Flush()
+}
+
 // OptionError says that an option of the user cannot be used. Field is its place in upscale.v1.Start, such as "output.crf".
 type OptionError struct{ Field, Text string }
 

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// probeUnits and probeBytes bound the search for the first sound: three seconds at 30 frames a second.
-	probeUnits = 90
-	probeBytes = 4 << 20
+	// probeFrames and probeBytes bound the search for the first sound: three seconds at 30 frames a second.
+	probeFrames = 90
+	probeBytes  = 4 << 20
 	// gatherSamples bounds the search for the parameter sets of the video, which come with its first key frame.
 	gatherSamples = 500
 )
@@ -188,9 +188,10 @@ func duration(t int64) time.Duration {
 
 // unitReader reads the units of a queue as bytes.
 type unitReader struct {
-	ctx  context.Context
-	q    *gops
-	left []byte
+	ctx   context.Context
+	q     *gops
+	flush pesFlusher
+	left  []byte
 }
 
 func (r *unitReader) Read(p []byte) (int, error) {
@@ -199,7 +200,7 @@ func (r *unitReader) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		r.left = data
+		r.left = r.flush.flush(data)
 	}
 	n := copy(p, r.left)
 	r.left = r.left[n:]
@@ -212,6 +213,7 @@ func (r *unitReader) Read(p []byte) (int, error) {
 func (r *unitReader) probe() error {
 	var units []byte
 	var t tables
+	var lead uint16
 	begun := map[uint16]int{}
 	wanted := func() (pids []uint16) {
 		for _, track := range t.tracks {
@@ -222,7 +224,8 @@ func (r *unitReader) probe() error {
 		}
 		return pids
 	}
-	for n := 0; n < probeUnits && len(units) < probeBytes && (n == 0 || len(wanted()) > 0); n++ {
+	frames := 0
+	for frames < probeFrames && len(units) < probeBytes && (frames == 0 || len(wanted()) > 0) {
 		data, err := r.q.next(r.ctx)
 		if err != nil {
 			return err
@@ -233,9 +236,10 @@ func (r *unitReader) probe() error {
 				begun[pid]++
 			}
 		}
-		units = append(units, data...)
+		lead, _ = t.lead()
+		frames = begun[lead]
+		units = append(units, r.flush.flush(data)...)
 	}
-	lead, _ := t.lead()
 	first := t.withoutTracks(wanted())
 	var then []byte
 	for i := 0; i+packetSize <= len(units); i += packetSize {

@@ -11,6 +11,7 @@ const packetSize = 188 // bytes of a packet of an MPEG-TS
 
 // gops holds the MPEG-TS that waits to be sent, bounded in bytes. It is cut into units: the packets from the beginning of one video
 // frame to the beginning of the next, with the sound between them (an MPEG-TS of sound alone: from one frame of it to the next).
+// Where flush tells that a frame is whole its unit ends there, and what comes before the next frame is a unit too.
 // When it is full, all units before its newest key frame are dropped, or all of them until the next key frame.
 //
 // One goroutine writes, one reads.
@@ -31,8 +32,9 @@ type gops struct {
 }
 
 type unit struct {
-	data []byte
-	key  bool
+	data  []byte
+	frame bool // it begins with a video frame
+	key   bool // which is a key frame
 }
 
 func newGOPs(limit int) *gops {
@@ -69,7 +71,9 @@ func (q *gops) packet(p []byte) {
 	}
 	if pid == lead && begins {
 		q.complete()
-		q.current = &unit{key: !isVideo || isRandomAccess(p)}
+		q.current = &unit{frame: true, key: !isVideo || isRandomAccess(p)}
+	} else if q.current == nil && !q.needKey {
+		q.current = &unit{} // after a flush
 	}
 	if q.current != nil {
 		q.current.data = append(q.current.data, p...)
@@ -78,6 +82,13 @@ func (q *gops) packet(p []byte) {
 			q.dropped++
 		}
 	}
+}
+
+// flush says that what was written ends with whole frames, which need not wait for what follows them.
+func (q *gops) flush() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.complete()
 }
 
 // complete queues the current unit, if there is room for it.
@@ -97,7 +108,9 @@ func (q *gops) complete() {
 	}
 	if (q.needKey && !u.key) || q.size+len(u.data) > q.limit {
 		q.needKey = true
-		q.dropped++
+		if u.frame {
+			q.dropped++
+		}
 		return
 	}
 	q.needKey = false
@@ -118,8 +131,10 @@ func (q *gops) newestKey() int {
 func (q *gops) drop(n int) {
 	for _, u := range q.units[:n] {
 		q.size -= len(u.data)
+		if u.frame {
+			q.dropped++
+		}
 	}
-	q.dropped += int64(n)
 	q.units = slices.Clone(q.units[n:])
 	q.fresh = true
 }
@@ -182,6 +197,37 @@ func (q *gops) state() (dropped int64, queued int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.dropped, q.size
+}
+
+// A pesFlusher ends the PES packets of video at once. They do not tell their length: what reads an MPEG-TS takes one to end where the
+// next begins, which is a whole frame later. So each gets another after it, which holds nothing but padding, and the packets
+// are counted anew.
+type pesFlusher struct{ added map[uint16]byte }
+
+// flush takes whole frames, counts their packets in place, and returns them with the padding.
+func (f *pesFlusher) flush(ts []byte) []byte {
+	if f.added == nil {
+		f.added = map[uint16]byte{}
+	}
+	open := map[uint16]byte{} // by PID, the counter of the last packet
+	for i := 0; i+packetSize <= len(ts); i += packetSize {
+		p := ts[i : i+packetSize]
+		pid, begins := pidOf(p)
+		p[3] = p[3]&0xf0 | (p[3]+f.added[pid])&0x0f
+		if pes := payload(p); begins && len(pes) > 3 && pes[0] == 0 && pes[1] == 0 && pes[2] == 1 && pes[3]&0xf0 == 0xe0 {
+			open[pid] = 0
+		}
+		if _, is := open[pid]; is {
+			open[pid] = p[3] & 0x0f
+		}
+	}
+	for pid, counter := range open {
+		f.added[pid]++
+		const padding, length = 0xbe, packetSize - 4 - 6
+		p := []byte{0x47, 0x40 | byte(pid>>8), byte(pid), 0x10 | (counter+1)&0x0f, 0, 0, 1, padding, 0, length}
+		ts = append(append(ts, p...), bytes.Repeat([]byte{0xff}, length)...)
+	}
+	return ts
 }
 
 // sendDatagrams gives everything that is read to write, in pieces that fit a datagram.

@@ -43,16 +43,46 @@ func TestGOPs(t *testing.T) {
 	t.Parallel()
 	ts := transportStream(t, "-i", theClip(t), "-t", "8", "-c", "copy")
 	all, _ := inspect(t, "pipe:0", ts)
+	t.Run("in pieces", func(t *testing.T) {
+		var pieces [][]byte
+		for i, rest := 0, ts; len(rest) > 0; i++ {
+			n := min(len(rest), 1000+i%7*331)
+			pieces, rest = append(pieces, rest[:n]), rest[n:]
+		}
+		testGOPs(t, all, pieces, false)
+	})
+	t.Run("frame by frame", func(t *testing.T) {
+		testGOPs(t, all, frames(ts), true)
+	})
+}
+
+// frames cuts an MPEG-TS after each video frame.
+func frames(ts []byte) (pieces [][]byte) {
+	const video = 0x100
+	begin, last := 0, 0 // last is where the last packet of video ended
+	for i := 0; i+188 <= len(ts); i += 188 {
+		if pid := int(ts[i+1]&0x1f)<<8 | int(ts[i+2]); pid == video {
+			if ts[i+1]&0x40 != 0 && last > begin {
+				pieces, begin = append(pieces, ts[begin:last]), last
+			}
+			last = i + 188
+		}
+	}
+	return append(pieces, ts[begin:])
+}
+
+func testGOPs(t *testing.T, all []piece, pieces [][]byte, whole bool) {
 	const limit = 1 << 20
 	q := live.NewGOPs(limit)
 	var got bytes.Buffer
 	most := 0
-	for i := 0; len(ts) > 0; i++ {
-		n := min(len(ts), 1000+i%7*331) // packets are written in pieces
-		if err := q.Write(ts[:n]); err != nil {
+	for i, p := range pieces {
+		if err := q.Write(p); err != nil {
 			t.Fatal(err)
 		}
-		ts = ts[n:]
+		if whole {
+			q.Flush()
+		}
 		_, queued := q.State()
 		most = max(most, queued)
 		if i%17 == 0 && queued > 0 {
@@ -70,6 +100,37 @@ func TestGOPs(t *testing.T) {
 	video, _ := inspect(t, "pipe:0", got.Bytes())
 	if most > limit || dropped == 0 || len(video)+int(dropped) != len(all) {
 		t.Errorf("%d bytes were held; %d frames came out and %d were dropped, of %d", most, len(video), dropped, len(all))
+	}
+}
+
+// TestGOPsFlush reads each frame before the next one is written, without an end of what it is in.
+func TestGOPsFlush(t *testing.T) {
+	t.Parallel()
+	ts := transportStream(t, "-i", theClip(t), "-t", "2", "-c", "copy")
+	q := live.NewGOPs(1 << 20)
+	var got bytes.Buffer
+	for i, p := range frames(ts) {
+		if err := q.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		q.Flush()
+		if _, queued := q.State(); queued == 0 {
+			t.Fatalf("frame %d waits for what follows it", i)
+		}
+		for queued := 1; queued > 0; _, queued = q.State() {
+			data, err := q.Next(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.Write(data)
+		}
+	}
+	q.End(io.EOF)
+	got.Write(drain(t, q))
+	want, sound := inspect(t, "pipe:0", ts)
+	video, audio := inspect(t, "pipe:0", got.Bytes())
+	if dropped, _ := q.State(); dropped > 0 || len(video) != len(want) || len(audio) != len(sound) {
+		t.Errorf("%d of %d pictures and %d of %d packets of sound came out, %d were dropped", len(video), len(want), len(audio), len(sound), dropped)
 	}
 }
 

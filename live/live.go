@@ -66,12 +66,15 @@ type Source interface {
 
 // Sink takes the bytes of one MPEG-TS and sends them on.
 //
+// Flush says that what was written ends with whole frames. Without it a frame is sent when the next one begins.
+//
 // Write takes time for a copy and no more: a goroutine connects, sends, and connects again when the peer is gone. What the peer
 // does not take in time is dropped by whole groups of pictures, and sending goes on with a key frame. Write fails when sending
 // can never succeed (the address is refused, no track can be sent), and after Close. Close gives what is waiting a moment to be
-// sent, then ends the connection. Write is for one goroutine; Stats and Close may be called from others.
+// sent, then ends the connection. Write and Flush are for one goroutine; Stats and Close may be called from others.
 type Sink interface {
 	io.WriteCloser
+	Flush()
 	Stats() SinkStats
 }
 

@@ -34,6 +34,7 @@ type muxer struct {
 	mu     sync.Mutex
 	out    bytes.Buffer
 	w      *mpegts.Writer
+	flush  pesFlusher
 	tracks map[format.Format]*muxTrack
 }
 
@@ -126,7 +127,7 @@ func (m *muxer) write(f format.Format, pts, dts int64, data [][]byte) error {
 	if m.out.Len() == 0 {
 		return nil
 	}
-	out := bytes.Clone(m.out.Bytes())
+	out := m.flush.flush(bytes.Clone(m.out.Bytes()))
 	m.out.Reset()
 	return m.c.feed.write(m.ctx, out)
 }

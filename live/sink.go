@@ -177,6 +177,8 @@ func (s *sink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (s *sink) Flush() { s.queue.flush() }
+
 func (s *sink) Stats() SinkStats {
 	dropped, queued := s.queue.state()
 	return SinkStats{Connected: s.connected.Load(), Reconnects: s.reconnects.Load(), DroppedFrames: dropped, QueuedBytes: queued}

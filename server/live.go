@@ -329,6 +329,9 @@ func (w *sinkWriter) WriteAt(p []byte, _ int64) (int, error) {
 	return n, err
 }
 
+// Flush implements encode.Flusher.
+func (w *sinkWriter) Flush() { w.sink.Flush() }
+
 // sinkChanged tells of a sink's connections.
 func (s *session) sinkChanged(ctx context.Context) func(live.SinkChange) {
 	notify := s.notify(ctx)
