@@ -24,6 +24,7 @@ type encoder struct {
 	// preset: measured for noise of 1920x1080, rounded up.
 	memory  int
 	still   bool // stores a single picture of packed RGB or gray
+	copies  bool // has done with a picture when it asks for the next one
 	minSide int  // smallest width and height it takes, 0 for any
 	even    bool // sizes must be even where chroma is subsampled
 
@@ -59,6 +60,7 @@ var encoders = []*encoder{
 	{
 		codec: CodecH264, name: "libx264", id: "h264", label: "H.264",
 		memory: 100,
+		copies: true,
 		even:   true,
 		minCRF: 0, maxCRF: 51, crf: 18, bitrate: true,
 		presetOption: "preset", presets: x26xPresets, preset: "veryfast",
@@ -75,6 +77,7 @@ var encoders = []*encoder{
 	{
 		codec: CodecHEVC, name: "libx265", id: "hevc", label: "HEVC",
 		memory:  145,
+		copies:  true,
 		minSide: 16, even: true,
 		minCRF: 0, maxCRF: 51, crf: 19, bitrate: true,
 		presetOption: "preset", presets: x26xPresets, preset: "superfast",
@@ -95,6 +98,7 @@ var encoders = []*encoder{
 	{
 		codec: CodecVP9, name: "libvpx-vp9", id: "vp9", label: "VP9",
 		memory: 140,
+		copies: true,
 		minCRF: 0, maxCRF: 63, crf: 24, bitrate: true,
 		presetOption: "cpu-used", presets: []string{"0", "1", "2", "3", "4", "5", "6", "7", "8"}, preset: "5",
 		tuneOption: "tune-content", tunes: []string{"default", "screen", "film"},
@@ -104,6 +108,7 @@ var encoders = []*encoder{
 	{
 		codec: CodecAV1, name: "libsvtav1", id: "av1", label: "AV1",
 		memory:  220,
+		copies:  true,
 		minSide: 64, even: true,
 		minCRF: 1, maxCRF: 63, crf: 24, bitrate: true,
 		presetOption: "preset", presets: []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13"}, preset: "8",

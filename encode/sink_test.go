@@ -83,7 +83,7 @@ func TestOutputErrorEndsTheJob(t *testing.T) {
 				t.Run(fmt.Sprintf("%s seekable %v write %d", containerOf(container).name, seekable, n), func(t *testing.T) {
 					before := av.LiveContexts()
 					full := errors.New("disk full")
-					err := encodeNoise(t, &failingOutput{n: n, err: full}, Options{Container: container, Seekable: seekable, Scale: 2, Threads: 1,
+					err := encodeNoise(t, &failingOutput{n: n, err: full}, false, Options{Container: container, Seekable: seekable, Scale: 2, Threads: 1,
 						Preset: "ultrafast"})
 					if !errors.Is(err, full) && err != nil {
 						t.Errorf("got %v, want the output's error", err)
@@ -100,8 +100,33 @@ func TestOutputErrorEndsTheJob(t *testing.T) {
 	}
 }
 
-// encodeNoise runs a few frames that compress badly through a job.
-func encodeNoise(t *testing.T, out Output, o Options) error {
+// Whoever calls WriteFrame may use the planes again at once, though some encoders read luma where it lies: what comes out is what
+// comes out when every frame has planes of its own.
+func TestPlanesMayBeUsedAgain(t *testing.T) {
+	for _, e := range encoders {
+		if e.still {
+			continue
+		}
+		t.Run(e.id, func(t *testing.T) {
+			var pictures [2][]string
+			for i, keep := range []bool{false, true} {
+				out := newFileOutput(t, "out")
+				if err := encodeNoise(t, out, keep, Options{Codec: e.codec, Container: ContainerMatroska, Scale: 2, Threads: 2}); err != nil {
+					t.Fatal(err)
+				}
+				for _, p := range probe(t, out.Name()).Packets {
+					pictures[i] = append(pictures[i], p.Hash)
+				}
+			}
+			if len(pictures[0]) != 30 || !slices.Equal(pictures[0], pictures[1]) {
+				t.Errorf("%d and %d pictures differ", len(pictures[0]), len(pictures[1]))
+			}
+		})
+	}
+}
+
+// encodeNoise runs a few frames that compress badly through a job. Each has the planes of the one before, unless those are to be kept.
+func encodeNoise(t *testing.T, out Output, keep bool, o Options) error {
 	t.Helper()
 	ctx := context.Background()
 	m := syntheticMedia(t, yuv420, 64, 64, astiav.CodecIDH264, media.Rational{Num: 1, Den: 25}, av.Color{})
@@ -125,8 +150,10 @@ func encodeNoise(t *testing.T, out Output, o Options) error {
 		}
 		f.PTS = int64(i)
 		err := s.WriteFrame(ctx, f, luma.Luma())
-		f.Release()
-		luma.Release()
+		if !keep {
+			f.Release()
+			luma.Release()
+		}
 		if err != nil {
 			return err
 		}

@@ -38,6 +38,7 @@ type video struct {
 	luma   *av.LumaScaler // of the bicubic picture to compare with, else nil
 	conv   *av.FormatConverter
 	still  *av.StillConverter // after all else, when the encoder stores a still picture
+	loan   *av.Loan           // of the upscaled luma, when it can go to the encoder as it is; else it is copied
 	packet *astiav.Packet
 
 	keys     keyFrames
@@ -104,10 +105,20 @@ func openVideo(m *av.Media, plan *Layout, globalHeader bool, threads int) (_ *vi
 			return nil, err
 		}
 	}
+	if plan.lends(m) {
+		if v.loan, err = av.NewLoan(); err != nil {
+			return nil, err
+		}
+	}
 	if v.packet = av.AllocPacket(); v.packet == nil {
 		return nil, errors.New("no memory for a packet")
 	}
 	return v, nil
+}
+
+// lends tells whether the upscaled luma is the encoder's first plane as it is.
+func (l *Layout) lends(m *av.Media) bool {
+	return l.encoder.copies && l.composed == l.target && l.compare == nil && l.Width == m.Width*l.scale && l.Height == m.Height*l.scale
 }
 
 func frameRate(s *av.Stream) media.Rational {
@@ -249,16 +260,30 @@ func (v *video) encode(f *frame.Frame, luma frame.Plane, emit func(*astiav.Packe
 	if err := v.compose(f, luma); err != nil {
 		return err
 	}
-	duration := f.Duration
-	if duration <= 0 {
-		duration = astiav.RescaleQ(1, astiav.NewRational(v.rate.Den, v.rate.Num), av.AVRational(v.timeBase))
-	}
-	picture := v.frame
-	if v.still != nil {
+	switch {
+	case v.still != nil:
 		if err := v.still.Convert(v.frame); err != nil {
 			return err
 		}
-		picture = v.still.Frame()
+		return v.send(v.still.Frame(), f, emit)
+	case v.loan != nil:
+		picture, err := v.loan.Lend(v.frame, luma)
+		if err != nil {
+			return err
+		}
+		if err := v.send(picture, f, emit); err != nil {
+			return err
+		}
+		return v.loan.TakeBack()
+	}
+	return v.send(v.frame, f, emit)
+}
+
+// send encodes the complete picture of f.
+func (v *video) send(picture *astiav.Frame, f *frame.Frame, emit func(*astiav.Packet) error) error {
+	duration := f.Duration
+	if duration <= 0 {
+		duration = astiav.RescaleQ(1, astiav.NewRational(v.rate.Den, v.rate.Num), av.AVRational(v.timeBase))
 	}
 	if err := av.SetFrameProperties(picture, f.PTS, duration, v.sar, v.color, v.sideData(f)); err != nil {
 		return err
@@ -351,7 +376,7 @@ func (v *video) receive(emit func(*astiav.Packet) error) error {
 	}
 }
 
-// compose makes the complete picture in v.frame.
+// compose makes the complete picture in v.frame, but for luma that is lent to the encoder.
 func (v *video) compose(f *frame.Frame, luma frame.Plane) error {
 	plan := v.plan
 	w, h := f.Width*plan.scale, f.Height*plan.scale
@@ -377,7 +402,9 @@ func (v *video) compose(f *frame.Frame, luma frame.Plane) error {
 		return err
 	}
 	if c := plan.compare; c == nil {
-		av.CopyPlane(planes[0], luma)
+		if v.loan == nil {
+			av.CopyPlane(planes[0], luma)
+		}
 		v.finish(planes, f, w, h)
 	} else if err := v.compareWith(planes, f, luma); err != nil {
 		return err
@@ -475,5 +502,6 @@ func (v *video) close() {
 		v.planes.Close()
 	}
 	v.luma.Close()
-	v.codec, v.frame, v.work, v.packet, v.conv, v.still, v.planes, v.luma = nil, nil, nil, nil, nil, nil, nil, nil
+	v.loan.Close() // after the encoder
+	v.codec, v.frame, v.work, v.packet, v.conv, v.still, v.planes, v.luma, v.loan = nil, nil, nil, nil, nil, nil, nil, nil, nil
 }
