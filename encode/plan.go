@@ -402,8 +402,10 @@ func (l *Layout) tellReductions(m *av.Media) {
 				l.encoder.label, l.container.label)
 		}
 	}
-	if l.encoder.codec == CodecProRes && m.Color.Range == av.RangeFull {
-		l.lose(notice.MetadataReduced, m.VideoIndex, "ProRes cannot say that the samples use the full range; players will show too much contrast.")
+	unranged := l.encoder.codec == CodecProRes || l.encoder.codec == CodecFFV1 && l.container.container == ContainerMOV
+	if unranged && m.Color.Range == av.RangeFull && !l.working.Gray {
+		l.lose(notice.MetadataReduced, m.VideoIndex, "%s in %s cannot say that the samples use the full range; players will show too much contrast.",
+			l.encoder.label, l.container.label)
 	}
 }
 
