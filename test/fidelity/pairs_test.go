@@ -12,8 +12,8 @@ import (
 // value of each other one, where such a file can be: all combinations would be thousands, and what breaks breaks for a pair.
 var dimensions = [][]string{
 	{"mp4", "mov", "mkv", "webm", "ts"},
-	{"h264 yuv420p", "h264 yuv422p10le", "hevc yuv420p10le", "hevc yuv444p12le", "vp9 yuv420p", "vp9 yuv420p10le", "av1 yuv420p10le", "mpeg2video yuv422p",
-		"prores yuv422p10le", "ffv1 yuv444p12le", "ffv1 gray"},
+	{"h264 yuv420p", "h264 yuv422p10le", "hevc yuv420p10le", "vp9 yuv420p", "av1 yuv420p10le", "mpeg2video yuv422p", "prores yuv422p10le",
+		"ffv1 yuv444p12le", "ffv1 gray"},
 	{"unset", "tv", "pc"},
 	{"even", "uneven", "late"},
 	{"upright", "turned"},

@@ -172,6 +172,21 @@ else Matroska.
 This page is written by the test that holds real jobs against it (test/fidelity; ` + "`make generate`" + ` after changing its tables).
 `
 
+const remarks = `
+## The picture
+
+- **Colours**: flat areas come out within one code value at 8 and 10 bits, four at 12, in every pixel format and range, up to the edge of
+  the picture, through the network.
+- **Cropping** (H.264 and HEVC headers, Matroska's PixelCrop, MP4's clean aperture): what is hidden is cut off before upscaling; the output has none.
+- **Odd sizes** grow by one repeated row or column where the codec has even sizes only, with a notice.
+- **A size that changes within the stream**: all pictures are scaled to the first size before upscaling, with a notice. A live stream goes on
+  in its first size, too.
+- **Interlaced** pictures are deinterlaced, with a notice; ` + "`--deinterlace`" + ` and ` + "`--field-rate`" + ` say how.
+- **HDR10+**: each picture's metadata is kept in HEVC, and in VP9 in Matroska and WebM; else it is left out, with a notice.
+- **RGB** becomes YUV 4:4:4 of BT.709 in the full range, with a notice; **transparency** stays where the codec has it (VP9, ProRes 4444, FFV1).
+- **Missing and falling timestamps** are repaired in one place, with one notice; no picture is dropped or doubled for it.
+`
+
 // textOf is what text subtitles of other kinds become.
 var textOf = map[string]string{mp4.name: "timed text", mov.name: "timed text", mkv.name: "SubRip", webm.name: "WebVTT"}
 
@@ -230,6 +245,18 @@ func page() string {
 		}
 		return "yes"
 	})
+	row("A clock that begins before zero, as MPEG-TS has whose 33 bits overflow", func(o output) string {
+		if o.name == mpegts.name {
+			return "all moves to zero"
+		}
+		return "all moves to zero, with a notice"
+	})
+	row("What an edit list hides", func(o output) string {
+		if o.name == mp4.name || o.name == mov.name {
+			return "pictures left out, sound still hidden"
+		}
+		return "left out, but for 0.1 s of sound before the first"
+	})
 	b.WriteString("\n## What the file says\n")
 	head("")
 	for _, p := range properties {
@@ -240,6 +267,7 @@ func page() string {
 			return "yes"
 		})
 	}
+	b.WriteString(remarks)
 	return b.String()
 }
 
