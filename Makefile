@@ -48,6 +48,11 @@ sanitize: ## Test the CPU kernels under the address and undefined-behaviour sani
 	@scripts/packages.sh test
 	sr/native/sanitize.sh
 
+.PHONY: test-arm64
+test-arm64: ## Test the CPU kernels for 64-bit ARM under emulation
+	@scripts/packages.sh arm64
+	sr/native/arm64.sh
+
 .PHONY: soak
 soak: build ## Run a live stream for ten minutes and watch the server's memory (UPSCALER_SOAK=8h for longer)
 	@scripts/packages.sh test

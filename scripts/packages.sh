@@ -3,10 +3,12 @@
 #
 #   scripts/packages.sh          what `make build` and `make demo` need
 #   scripts/packages.sh test     and what the tests need beside it
+#   scripts/packages.sh arm64    and what tests for 64-bit ARM need on another machine
 set -euo pipefail
 
 packages=(gcc g++ make pkg-config nasm xz-utils ca-certificates libx264-dev libx265-dev libsvtav1enc-dev libvpx-dev libdav1d-dev zlib1g-dev)
 [ "${1:-}" != test ] || packages+=(ffmpeg python3 python3-venv)
+[ "${1:-}" != arm64 ] || packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -7,7 +7,10 @@ package native
 */
 import "C"
 
-import "unsafe"
+import (
+	"slices"
+	"unsafe"
+)
 
 // arena owns C memory that lives as long as a network: its constants, in the layout of native.h.
 type arena struct{ blocks []unsafe.Pointer }
@@ -94,10 +97,14 @@ func (a *arena) op(p *program, o *op, c *C.nat_op) {
 	pairs, rowPairs := o.pairs()
 	c.pairs, c.row_pairs = keep[C.int16_t](a, pairs), C.int(rowPairs)
 	c.winograd = keep[C.int16_t](a, o.winograd())
-	mul4, bias4 := make([]float32, o.cpad), make([]int32, o.cpad)
+	mul4, bias4, signedBias := make([]float32, o.cpad), make([]int32, o.cpad), slices.Clone(o.bias)
 	for i := range mul4 {
 		mul4[i], bias4[i] = o.mul[i]/4, o.bias[i]*4
 	}
+	for i, w := range o.weights {
+		signedBias[i/(o.k*o.k*o.cin)] += 128 * int32(w)
+	}
+	c.signed_bias = keep[C.int32_t](a, signedBias)
 	c.mul4, c.bias4 = keep[C.float](a, mul4), keep[C.int32_t](a, bias4)
 
 	pixel := p.buffers[o.sources[0].buffer].stride

@@ -17,10 +17,12 @@ const nat_path *nat_avx512vnni(void) { return NULL; }
 #define TAPS_PIXELS1 16
 #define PIXELS2 12
 #define MAX_PIXELS 16
+#define BIAS(op) (op)->bias
 #define LOAD_SUMS(p) _mm512_load_si512(p)
 #define LOAD_WEIGHTS(p) _mm512_load_si512(p)
 #define BROADCAST(i) _mm512_set1_epi32(i)
 #define DOT(sums, in, weights) _mm512_dpbusd_epi32(sums, in, weights)
+#define OPAQUE(v) __asm__("" : "+v"(v))
 
 INLINE __m512 round512(__m512 v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 

@@ -87,6 +87,7 @@ typedef struct {
 	int taps;                // output pixels these bytes are used for: 1; 3, one pixel apart; 2, four pixels apart
 	const nat_step *step;
 	int pixel;               // the sources' stride
+	const int32_t *signed_bias; // bias where 128 is taken from each byte of input
 } nat_op;
 
 typedef struct {
@@ -122,6 +123,7 @@ const nat_path *nat_scalar(void);
 const nat_path *nat_avx2(void);       // NULL where the machine's architecture has none
 const nat_path *nat_avxvnni(void);
 const nat_path *nat_avx512vnni(void);
+const nat_path *nat_dotprod(void);
 const nat_path *nat_quads_avx2(void); // for tests
 
 // nat_scratch_bytes returns the memory nat_run needs for a picture of this width.

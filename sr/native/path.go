@@ -49,6 +49,7 @@ func paths() []path {
 	add(C.nat_avx512vnni(), avx2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VL && x.HasAVX512VNNI)
 	add(C.nat_avxvnni(), avx2 && x.HasAVXVNNI)
 	add(C.nat_avx2(), avx2)
+	add(C.nat_dotprod(), cpu.ARM64.HasASIMDDP)
 	add(C.nat_scalar(), true)
 	return out
 }

@@ -4,10 +4,12 @@
 //   VEC, VECS               a vector of sums, and how many make a group of 16 output channels
 //   PIXELS1, PIXELS2        pixels whose sums are kept in registers at once, of one group and of two; 0: never two
 //   TAPS_PIXELS1            the same where several taps' weights are kept beside them
-//   LOAD_SUMS(p)            a vector of bias from memory
+//   BIAS(op)                what sums begin with, for each output channel
+//   LOAD_SUMS(p)            a vector of it from memory
 //   LOAD_WEIGHTS(p)         a vector of weights, four bytes a lane
 //   BROADCAST(i)            a vector with the 32-bit integer i in every lane
 //   DOT(sums, in, weights)  the instruction
+//   OPAQUE(v)               lets the compiler believe that the vector changes here
 //   finish_block            what follows the sums
 //
 // What a pixel holds is loaded and broadcast once for all the taps of a kernel row that it is under.
@@ -19,11 +21,11 @@ INLINE void quads_block(const nat_op *op, const nat_work *w, const uint8_t *cons
 	VEC sums[2][MAX_PIXELS][VECS];
 #pragma GCC unroll 2
 	for (int g = 0; g < groups; g++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
 		for (int v = 0; v < VECS; v++) {
 #pragma GCC unroll 32
 			for (int i = 0; i < pixels; i++) {
-				sums[g][i][v] = LOAD_SUMS(op->bias + c + g * NAT_LANES + v * (NAT_LANES / VECS));
+				sums[g][i][v] = LOAD_SUMS(BIAS(op) + c + g * NAT_LANES + v * (NAT_LANES / VECS));
 			}
 		}
 	}
@@ -36,7 +38,7 @@ INLINE void quads_block(const nat_op *op, const nat_work *w, const uint8_t *cons
 		for (int t = 0; t < taps; t++) {
 #pragma GCC unroll 2
 			for (int g = 0; g < groups; g++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
 				for (int v = 0; v < VECS; v++) {
 					m[t][g][v] = LOAD_WEIGHTS(weights + g * group + (t * VECS + v) * (NAT_LANES * 4 / VECS));
 				}
@@ -53,7 +55,7 @@ INLINE void quads_block(const nat_op *op, const nat_work *w, const uint8_t *cons
 				if (i >= 0 && i < pixels) {
 #pragma GCC unroll 2
 					for (int g = 0; g < groups; g++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
 						for (int v = 0; v < VECS; v++) {
 							sums[g][i][v] = DOT(sums[g][i][v], b, m[t][g][v]);
 						}
@@ -67,9 +69,9 @@ INLINE void quads_block(const nat_op *op, const nat_work *w, const uint8_t *cons
 	for (int g = 0; g < groups; g++) {
 #pragma GCC unroll 32
 		for (int i = 0; i < pixels; i++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
 			for (int v = 0; v < VECS; v++) {
-				__asm__("" : "+v"(sums[g][i][v]));
+				OPAQUE(sums[g][i][v]);
 			}
 		}
 	}

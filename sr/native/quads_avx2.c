@@ -24,10 +24,12 @@ static inline __attribute__((always_inline)) __m256i dot(__m256i sums, __m256i i
 #define TAPS_PIXELS1 4
 #define PIXELS2 0
 #define MAX_PIXELS 6
+#define BIAS(op) (op)->bias
 #define LOAD_SUMS(p) _mm256_load_si256((const __m256i *)(p))
 #define LOAD_WEIGHTS(p) _mm256_load_si256((const __m256i *)(p))
 #define BROADCAST(i) _mm256_set1_epi32(i)
 #define DOT(sums, in, weights) dot(sums, in, weights)
+#define OPAQUE(v) __asm__("" : "+v"(v))
 
 INLINE void finish_block(const nat_op *op, const nat_work *w, int x, int c, VEC sums[2][MAX_PIXELS][VECS], const int groups,
 	const int pixels) {
