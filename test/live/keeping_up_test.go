@@ -13,11 +13,11 @@ import (
 	"upscaler/test/mediamtx"
 )
 
-// pushed is the clip as a camera's MPEG-TS in real time.
-func pushed(t *testing.T, path string, options ...string) io.Reader {
+// pushed is a clip in real time, as a camera sends it.
+func pushed(t *testing.T, path, format string, options ...string) io.Reader {
 	t.Helper()
 	args := append([]string{"-v", "error", "-nostdin", "-re", "-i", path, "-c", "copy", "-flush_packets", "1"}, options...)
-	cmd := exec.Command("ffmpeg", append(args, "-f", "mpegts", "-")...)
+	cmd := exec.Command("ffmpeg", append(args, "-f", format, "-")...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestDropsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "out.ts")
-	j := live(t, pushed(t, large), "-", path, "--model", "s", "--latency", "300ms")
+	j := live(t, pushed(t, large, "mpegts"), "-", path, "--model", "s", "--latency", "300ms")
 	select {
 	case <-j.done:
 	case <-time.After(time.Minute):
@@ -139,7 +139,7 @@ func TestClockWraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "out.mkv")
-	j := live(t, pushed(t, clip, "-output_ts_offset", "95438"), "-", path) // the clock ends at 95443.7 s
+	j := live(t, pushed(t, clip, "mpegts", "-output_ts_offset", "95438"), "-", path) // the clock ends at 95443.7 s
 	select {
 	case <-j.done:
 	case <-time.After(time.Minute):
@@ -165,7 +165,7 @@ func TestSinkComesBack(t *testing.T) {
 	}
 	t.Parallel()
 	m := mediamtx.Start(t)
-	j := live(t, pushed(t, theClip(t)), "-", m.Address("rtmp", "out", true))
+	j := live(t, pushed(t, theClip(t), "mpegts"), "-", m.Address("rtmp", "out", true))
 	m.Ready(t, "out")
 	reconnected := func(n uint32) func(*upscalev1.Progress) bool {
 		return func(p *upscalev1.Progress) bool { return p.GetLive().GetSinkReconnects() >= n }

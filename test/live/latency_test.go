@@ -103,7 +103,7 @@ func latencyByStubs(t *testing.T) (outside, inside time.Duration) {
 		t.Fatal(err)
 	}
 	sent, back := &packetTimes{}, &packetTimes{}
-	in := bufio.NewReader(pushed(t, theClip(t)))
+	in := bufio.NewReader(pushed(t, theClip(t), "mpegts"))
 	go func() { // ends with the context
 		buf := make([]byte, 188*64)
 		for ctx.Err() == nil {

@@ -341,6 +341,52 @@ func TestProtocols(t *testing.T) {
 	}
 }
 
+// TestPushed pushes what a camera sends in every container that can be read as it comes, MPEG-TS aside, which others push.
+func TestPushed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("TestClockWraps is the short form")
+	}
+	t.Parallel()
+	clip, err := makeClip("five.mp4", clipWidth, clipHeight, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		format, options, out string
+		args                 []string
+		fragments            int // of an MP4
+	}{
+		{"flv", "", "out.mp4", []string{"--fragment", "frame"}, 5 * clipRate},
+		{"matroska", "-live 1", "out.mkv", nil, 0},
+		{"mp4", "-movflags +frag_keyframe+empty_moov+default_base_moof", "out.mp4", []string{"--key-frames", "1s"}, 5},
+	} {
+		t.Run(c.format, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), c.out)
+			j := live(t, pushed(t, clip, c.format, strings.Fields(c.options)...), append([]string{"-", path}, c.args...)...)
+			<-j.done
+			if j.summary == nil {
+				t.Fatalf("no summary: %s", j.failure)
+			}
+			r := watch(t, path, 2)
+			missing, ordered := gaps(r.numbers)
+			lost := int(j.summary.GetFramesDecoded() - j.summary.GetFramesEncoded())
+			if !ordered || missing > lost || len(r.numbers) != 5*clipRate-lost {
+				t.Errorf("%d frames, %d missing, in order: %v; %d were dropped", len(r.numbers), missing, ordered, lost)
+			}
+			checkSkew(t, r, 0)
+			file, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// One more may hold the sound that comes after the last picture.
+			if n := bytes.Count(file, []byte("moof")); c.fragments > 0 && (n < c.fragments-lost || n > c.fragments+1) {
+				t.Errorf("%d fragments, want %d", n, c.fragments)
+			}
+		})
+	}
+}
+
 // TestFile records what three sources become in a file.
 func TestFile(t *testing.T) {
 	t.Parallel()
