@@ -121,7 +121,7 @@ func beeps(t *testing.T, path string) []float64 {
 		return nil
 	}
 	// Gaps in the sound's time are filled, so that a sample's place tells its time.
-	raw := program(t, nil, "ffmpeg", "-v", "error", "-copyts", "-i", path, "-map", "0:a:0", "-af", "aresample=async=1:first_pts="+
+	raw := program(t, nil, "ffmpeg", "-v", "error", "-copyts", "-i", path, "-map", "0:a:0", "-af", "aresample=async=1:min_hard_comp=0.01:first_pts="+
 		strconv.Itoa(int(number(t, first[0])*48000))+",aresample="+strconv.Itoa(rate), "-ac", "1", "-f", "s16le", "-")
 	var all []float64
 	quiet := 0 // a beep under way at the beginning does not count

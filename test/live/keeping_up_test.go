@@ -4,8 +4,6 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -108,11 +106,7 @@ func TestStayingUp(t *testing.T) {
 
 	m.Pause() // every connection stays open
 	j.until("the last picture is held", held(clipRate/2))
-	j.until("the source counts as gone", func(*upscalev1.Progress) bool {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		return slices.ContainsFunc(j.notices, func(n *upscalev1.Notice) bool { return strings.Contains(n.GetText(), "silent") })
-	})
+	j.until("the source counts as gone", func(*upscalev1.Progress) bool { return j.said("silent") })
 	m.Continue()
 	cam.kill() // its connection may not have survived
 	camera(t, m, "in")
@@ -138,16 +132,9 @@ func TestClockWraps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "out.mkv")
-	j := live(t, pushed(t, clip, "mpegts", "-output_ts_offset", "95438"), "-", path) // the clock ends at 95443.7 s
-	select {
-	case <-j.done:
-	case <-time.After(time.Minute):
-		t.Fatal("sr-client does not end with its input")
-	}
-	r := watch(t, path, 2)
-	if missing, ordered := gaps(r.numbers); !ordered || len(r.numbers) < 9*clipRate {
-		t.Errorf("%d frames, %d missing, in order: %v", len(r.numbers), missing, ordered)
+	r, lost := pushedSteadily(t, "mkv", clip, "95438") // the clock ends at 95443.7 s
+	if missing, ordered := gaps(r.numbers); !ordered || len(r.numbers)+lost < 9*clipRate {
+		t.Errorf("%d frames, %d missing, in order: %v; %d were dropped", len(r.numbers), missing, ordered, lost)
 	}
 	for i := 1; i < len(r.times); i++ {
 		want := float64(r.numbers[i]-r.numbers[i-1]) / clipRate
@@ -155,7 +142,56 @@ func TestClockWraps(t *testing.T) {
 			t.Errorf("frame %d comes %.3f s after the one before, want %.3f", r.numbers[i], gap, want)
 		}
 	}
-	checkSkew(t, r, 8)
+	checkSkew(t, r, 4)
+}
+
+// TestClockJumps pushes one stream whose times jump by more than an hour, and back.
+func TestClockJumps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("TestClockWraps is the short form")
+	}
+	t.Parallel()
+	clip, err := makeClip("four.mp4", clipWidth, clipHeight, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, lost := pushedSteadily(t, "ts", clip, "0", "5000", "10")
+	if n := len(r.numbers) + lost; n < 3*4*clipRate-2*2 { // what a jump cuts cannot be decoded
+		t.Errorf("%d frames, %d were dropped", n-lost, lost)
+	}
+	for i := 1; i < len(r.times); i++ {
+		if gap := r.times[i] - r.times[i-1]; gap <= 0 || gap > 1 { // until the next ffmpeg has begun
+			t.Errorf("frame %d comes %.3f s after the one before", i, gap)
+		}
+	}
+	checkSkew(t, r, 4)
+}
+
+// pushedSteadily pushes a clip once for each offset of its times, as one stream, and returns what comes out and how many frames were
+// dropped. A machine that stood still for a second meanwhile has not seen what the clock makes of the stream alone; it has
+// to do it again.
+func pushedSteadily(t *testing.T, extension, clip string, offsets ...string) (_ recording, lost int) {
+	t.Helper()
+	for range 3 {
+		path := filepath.Join(t.TempDir(), "out."+extension)
+		r, w := io.Pipe()
+		go func() {
+			defer w.Close()
+			for _, offset := range offsets {
+				_, _ = io.Copy(w, pushed(t, clip, "mpegts", "-output_ts_offset", offset)) // sr-client says what goes wrong
+			}
+		}()
+		j := live(t, r, "-", path)
+		<-j.done
+		if j.summary == nil {
+			t.Fatalf("no summary: %s", j.failure)
+		}
+		if !j.said("No picture has come") {
+			return watch(t, path, 2), int(j.summary.GetFramesDecoded() - j.summary.GetFramesEncoded())
+		}
+	}
+	t.Fatal("the machine stands still again and again")
+	return recording{}, 0
 }
 
 // TestSinkComesBack kills the media server that the output goes to, and pauses it.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -211,6 +212,13 @@ func (j *job) take(line []byte) {
 	case "failed":
 		j.failure = e.Error.Text
 	}
+}
+
+// said tells whether there was a notice with such a text.
+func (j *job) said(text string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.ContainsFunc(j.notices, func(n *upscalev1.Notice) bool { return strings.Contains(n.GetText(), text) })
 }
 
 // now returns the last progress, an empty one when there is none yet.
