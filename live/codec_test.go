@@ -113,6 +113,10 @@ func TestLeftOut(t *testing.T) {
 	if len(notices) != 1 || !strings.Contains(notices[0], "G711") {
 		t.Errorf("notices: %q", notices)
 	}
+	// What goes wrong meanwhile ends the connection and nothing else.
+	if _, err := loopback(t).OpenSource(context.Background(), m.Address("rtsp", "in", false), func(string) { panic("a bug") }); err == nil {
+		t.Error("no error")
+	}
 }
 
 // TestSilentTrack sends a stream whose tables promise sound that never comes.

@@ -163,7 +163,7 @@ func pullHLS(ctx context.Context, c *conn) error {
 			for i, t := range tracks {
 				f, rate := formats[i], int64(t.ClockRate)
 				write := func(pts, dts int64, data [][]byte) {
-					_ = m.write(f, ticks(pts, rate), ticks(dts, rate), data) // fails when ctx has ended, which ends the client
+					_ = c.contain(func() error { return m.write(f, ticks(pts, rate), ticks(dts, rate), data) }) // fails when ctx has ended, which ends the client
 				}
 				switch f.(type) {
 				case *format.H264, *format.H265:

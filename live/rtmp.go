@@ -283,10 +283,11 @@ func publishRTMP(ctx context.Context, c *conn, tracks []format.Format) (publishe
 	go func() { // reads pings and acknowledgements, and notices the end
 		defer close(p.ended)
 		defer rc.Close()
-		for {
-			if _, p.why = rc.Read(); p.why != nil {
-				return
-			}
+		for p.why == nil {
+			p.why = c.contain(func() error {
+				_, err := rc.Read()
+				return err
+			})
 		}
 	}()
 	if err := p.w.Initialize(); err != nil {

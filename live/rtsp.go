@@ -101,9 +101,13 @@ func pullRTSP(ctx context.Context, c *conn) error {
 				}
 				pts := clocks.pts(ctx, media, f, packet.Timestamp, ticks(arrived, int64(f.ClockRate())))
 				// An error means that more packets are needed, or that one was damaged and the next frame is waited for.
-				if data, err := decode(packet); err == nil {
-					_ = m.write(f, pts, noDTS, data) // fails when ctx has ended, which ends the client
-				}
+				_ = c.contain(func() error {
+					data, err := decode(packet)
+					if err != nil {
+						return err
+					}
+					return m.write(f, pts, noDTS, data) // fails when ctx has ended, which ends the client
+				})
 			})
 			break // one format of each media can be set up
 		}

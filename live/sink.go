@@ -87,7 +87,7 @@ func (n *Network) OpenSink(ctx context.Context, addr string, changed func(SinkCh
 		limit = defaultSinkBuffer
 	}
 	s := &sink{
-		conn: &conn{address: a, guard: n.guard(n.Sinks, "--allow-sink", a), silence: n.silence()},
+		conn: &conn{address: a, guard: n.guard(n.Sinks, "--allow-sink", a), silence: n.silence(), log: n.log()},
 		push: map[string]pusher{
 			"srt": pushSRT, "udp": pushUDP, "rtsp": pushTracks(publishRTSP), "rtsps": pushTracks(publishRTSP),
 			"rtmp": pushTracks(publishRTMP), "rtmps": pushTracks(publishRTMP),
@@ -115,12 +115,14 @@ func (s *sink) run(ctx context.Context) {
 		if again {
 			s.queue.restart()
 		}
-		err := s.push(ctx, s.conn, s.queue, func() {
-			if connections++; connections > 1 {
-				s.reconnects.Add(1)
-			}
-			s.connected.Store(true)
-			s.changed(SinkChange{Connected: true})
+		err := s.contain(func() error {
+			return s.push(ctx, s.conn, s.queue, func() {
+				if connections++; connections > 1 {
+					s.reconnects.Add(1)
+				}
+				s.connected.Store(true)
+				s.changed(SinkChange{Connected: true})
+			})
 		})
 		wasConnected := s.connected.Swap(false)
 		if ctx.Err() != nil {

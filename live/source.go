@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/url"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -25,6 +27,18 @@ type conn struct {
 	ready   func()
 	notice  func(string) // what a user should know, one sentence
 	silence time.Duration
+	log     *slog.Logger
+}
+
+// contain runs what reads the bytes of strangers. A panic in it is a bug to be fixed, but ends one connection and not the server.
+func (c *conn) contain(read func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.log.Error("panic", "address", c.String(), "value", r, "stack", string(debug.Stack()))
+			err = errors.New("an internal error ended the connection; the server's log says more")
+		}
+	}()
+	return read()
 }
 
 // OpenSource connects to a source and returns when its data may come. It fails with a *RefusedError or an *AddressError when the
@@ -43,7 +57,7 @@ func (n *Network) OpenSource(ctx context.Context, addr string, notice func(strin
 	}[a.scheme]
 	ready := make(chan struct{})
 	c := &conn{
-		address: a, guard: n.guard(n.Sources, "--allow-source", a), feed: newFeed(sourceBuffer), silence: n.silence(),
+		address: a, guard: n.guard(n.Sources, "--allow-source", a), feed: newFeed(sourceBuffer), silence: n.silence(), log: n.log(),
 		ready: sync.OnceFunc(func() { close(ready) }),
 		notice: func(text string) {
 			n.log().Info("live source", "address", a.String(), "notice", text)
@@ -56,7 +70,7 @@ func (n *Network) OpenSource(ctx context.Context, addr string, notice func(strin
 	s := &source{conn: c, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		err := pull(ctx, c)
+		err := c.contain(func() error { return pull(ctx, c) })
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
