@@ -341,24 +341,25 @@ func (b *bench) print(all []result) {
 	processor := median(func(r result) time.Duration { return r.cpu - r.cpuStart })
 	fmt.Printf("\n%s: %.1f frames a second end to end, %.1f of the network alone\n\n", all[0].model, 1e3/whole,
 		1e3/median(func(r result) time.Duration { return r.network }))
-	fmt.Printf("| milliseconds a frame | processor | share | works | waits |\n|---|---|---|---|---|\n")
-	row := func(name string, cpu func(result) time.Duration, works func(result) time.Duration) {
+	fmt.Printf("| milliseconds a frame | processor | share | works | waits | for |\n|---|---|---|---|---|---|\n")
+	row := func(name string, cpu, works func(result) time.Duration, waitsFor string) {
 		c := median(cpu)
 		fmt.Printf("| %s | %.2f | %.0f %% |", name, c, 100*c/processor)
 		if works == nil {
-			fmt.Printf(" | |\n")
+			fmt.Printf(" | | |\n")
 			return
 		}
-		fmt.Printf(" %.1f | %.1f |\n", median(works), median(func(r result) time.Duration { return r.whole - works(r) }))
+		fmt.Printf(" %.1f | %.1f | %s |\n", median(works), median(func(r result) time.Duration { return r.whole - works(r) }), waitsFor)
 	}
-	row("demux, decode", func(r result) time.Duration { return r.cpuDecode }, func(r result) time.Duration { return r.decode })
+	row("demux, decode", func(r result) time.Duration { return r.cpuDecode }, func(r result) time.Duration { return r.decode },
+		"input, room before the network")
 	row(fmt.Sprintf("network, %d lanes", lanes), func(r result) time.Duration { return r.cpuNetwork },
-		func(r result) time.Duration { return r.upscale / lanes })
-	row("scale chroma", func(r result) time.Duration { return r.cpuChroma }, nil)
+		func(r result) time.Duration { return r.upscale / lanes }, "frames")
+	row("scale chroma", func(r result) time.Duration { return r.cpuChroma }, nil, "")
 	row("encode, mux", func(r result) time.Duration { return r.cpuEncode - r.cpuChroma },
-		func(r result) time.Duration { return r.encode })
-	row("the rest", func(r result) time.Duration {
+		func(r result) time.Duration { return r.encode }, "the network, the client")
+	row("transport, checksums, files", func(r result) time.Duration {
 		return r.cpu - r.cpuStart - r.cpuDecode - r.cpuNetwork - r.cpuEncode
-	}, nil)
-	fmt.Printf("| all | %.2f | 100 %% | %.1f | |\n", processor, whole)
+	}, nil, "")
+	fmt.Printf("| all | %.2f | 100 %% | %.1f | | |\n", processor, whole)
 }
