@@ -71,7 +71,7 @@ generate: ## Generate gen/ from proto/, and docs/fidelity.md from its test's tab
 	go test ./test/fidelity -run TestPageIsFresh -update
 
 .PHONY: bench
-bench: build ## Measure frames per second end to end and of the engine alone
+bench: build ## Measure frames per second end to end and where a frame's time goes
 	@scripts/bench.sh
 
 .PHONY: bench-engines

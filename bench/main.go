@@ -358,7 +358,7 @@ func (b *bench) print(all []result) {
 	row("scale chroma", func(r result) time.Duration { return r.cpuChroma }, nil, "")
 	row("encode, mux", func(r result) time.Duration { return r.cpuEncode - r.cpuChroma },
 		func(r result) time.Duration { return r.encode }, "the network, the client")
-	row("transport, checksums, files", func(r result) time.Duration {
+	row("transport, files, all else", func(r result) time.Duration {
 		return r.cpu - r.cpuStart - r.cpuDecode - r.cpuNetwork - r.cpuEncode
 	}, nil, "")
 	fmt.Printf("| all | %.2f | 100 %% | %.1f | | |\n", processor, whole)
