@@ -293,6 +293,8 @@ func (v *video) emit(f *astiav.Frame, pts, duration int64) error {
 	}
 	same := p.Width == m.Width && p.Height == m.Height
 	if v.direct && same && p.Format == v.source {
+		// A copy, not a reference: it takes microseconds, and what the decoder holds for a picture may be many times as large as what
+		// is shown of it, which is all that the pool's budget can count.
 		av.CopyPicture(dst, f)
 	} else {
 		switch {
