@@ -343,6 +343,48 @@ func TestCleanAperture(t *testing.T) {
 	}
 }
 
+// TestJoinedBroadcasts: where a recording goes on with another clock, its time goes on evenly, sound beside the picture, nothing dropped or
+// doubled, and one notice says so.
+func TestJoinedBroadcasts(t *testing.T) {
+	dir := t.TempDir()
+	var all []byte
+	for i, offset := range []string{"0", "5000", "70"} {
+		b, err := os.ReadFile(ffmpeg(t, dir, fmt.Sprintf("%d.ts", i), picture+sound+x264+"-c:a mp2 -output_ts_offset "+offset))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+	r := upscale(t, write(t, dir, "joined.ts", string(all)), dir, "out.mkv", encode.Options{Container: encode.ContainerMatroska, Seekable: true})
+	const frame = 0.04
+	got := probe(t, r.path)
+	for i, each := range []float64{frame, 1152.0 / 44100} { // an MP2 packet has 1152 samples
+		times := got.packets(i)
+		for k := 1; k < len(times); k++ {
+			// Sound that is longer than its pictures overlaps with what follows.
+			if d := times[k].time - times[k-1].time; math.Abs(d-each) > 0.002+float64(i)*frame/2 {
+				t.Errorf("stream %d: packet %d comes %.3f s after the one before", i, k, d)
+			}
+		}
+		if least := int(3*0.8/each) - 3; len(times) < least {
+			t.Errorf("stream %d: %d packets, want %d or more", i, len(times), least)
+		}
+	}
+	v, a := got.packets(0), got.packets(1)
+	if d := (v[len(v)-1].time - v[0].time) - (a[len(a)-1].time - a[0].time); len(v) != 60 || math.Abs(d) > 2*frame {
+		t.Errorf("%d pictures; sound and picture end %.3f s apart", len(v), d)
+	}
+	repairs := 0
+	for _, n := range r.notices {
+		if n.Code == notice.TimestampsRepaired {
+			repairs++
+		}
+	}
+	if repairs != 1 {
+		t.Errorf("%d notices: %v", repairs, r.notices)
+	}
+}
+
 // seen remembers which lines of the tables the jobs have shown to be true.
 type seen struct {
 	sync.Mutex
