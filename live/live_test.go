@@ -291,8 +291,8 @@ func offset(t *testing.T, what string, got, clip []piece, want expected) (by int
 	return by
 }
 
-// record reads a source until so much time has passed since its first byte, and closes it: comparing takes longer than a source
-// that nobody reads holds what comes.
+// record reads a source until so much time has passed since its first byte, and most of what it shows in this time has come. Then it
+// closes it: comparing takes longer than a source that nobody reads holds what comes.
 func record(t *testing.T, s live.Source, d time.Duration) []byte {
 	t.Helper()
 	got, err := tryRecord(s, d)
@@ -301,6 +301,16 @@ func record(t *testing.T, s live.Source, d time.Duration) []byte {
 		t.Fatalf("after %d bytes: %v", len(got), err)
 	}
 	return got
+}
+
+// countFrames returns how many video frames begin in an MPEG-TS.
+func countFrames(ts []byte) (n int) {
+	for i := 0; i+188 <= len(ts); i += 188 {
+		if p := ts[i : i+188]; p[1]&0x40 != 0 && bytes.Contains(p, []byte{0, 0, 1, 0xe0}) {
+			n++
+		}
+	}
+	return n
 }
 
 // begins waits for the first bytes of a source.
@@ -315,7 +325,7 @@ func tryRecord(s io.Reader, d time.Duration) ([]byte, error) {
 	var got bytes.Buffer
 	buf := make([]byte, 64<<10)
 	var first time.Time
-	for first.IsZero() || time.Since(first) < d {
+	for first.IsZero() || time.Since(first) < d || countFrames(got.Bytes()) < int(18*d.Seconds()) {
 		n, err := s.Read(buf)
 		if err != nil {
 			return got.Bytes(), err

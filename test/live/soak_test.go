@@ -80,7 +80,8 @@ func TestSoak(t *testing.T) {
 	if out := value(t, text, `upscale_live_frames_total\{job="\w+",what="out"\}`); out < want || out > want+3*clipRate {
 		t.Errorf("Prometheus says %.0f frames, the client knew of %.0f", out, want)
 	}
-	if n := p.GetLive().GetSourceReconnects() + p.GetLive().GetSinkReconnects(); n > 0 {
+	// Others end a connection when the machine stands still for seconds, which it does when pictures do not come either.
+	if n := p.GetLive().GetSourceReconnects() + p.GetLive().GetSinkReconnects(); n > 0 && !j.said("No picture has come") {
 		t.Errorf("%d reconnects", n)
 	}
 	if frames := float64(p.GetFramesDecoded()); frames < (length+settling).Seconds()*clipRate*0.9 {
