@@ -152,7 +152,7 @@ func TestSilentTrack(t *testing.T) {
 			mediamtx.Until(t, "the sink says what it leaves out", func() bool {
 				mu.Lock()
 				defer mu.Unlock()
-				return strings.Contains(notice, "left out 1 track")
+				return strings.Contains(notice, "had nothing to send: 1")
 			})
 		})
 	}

@@ -39,8 +39,10 @@ func TestServerDies(t *testing.T) {
 	m.Ready(t, "in")
 	var sources sync.WaitGroup
 	sinks := map[string]live.Sink{}
+	n := loopback(t)
+	n.Silence = 5 * time.Second // by SRT nobody says that the server is gone
 	for _, scheme := range serverSchemes {
-		s := open(t, loopback(t), m.Address(scheme, "in", false))
+		s := open(t, n, m.Address(scheme, "in", false))
 		begins(t, s)
 		sources.Go(func() {
 			var silent *live.SilentError
@@ -52,7 +54,7 @@ func TestServerDies(t *testing.T) {
 				t.Errorf("%s can be read after its end", scheme)
 			}
 		})
-		sinks[scheme] = sink(t, loopback(t), m.Address(scheme, "out-"+scheme, true))
+		sinks[scheme] = sink(t, n, m.Address(scheme, "out-"+scheme, true))
 		stream(t, sinks[scheme])
 	}
 	for _, scheme := range serverSchemes {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"net"
@@ -21,6 +22,8 @@ const (
 	maxSegment = 64 << 20
 	// maxPlaylist is the largest playlist: some hours of segments with long addresses.
 	maxPlaylist = 1 << 20
+	// maxPlaylists is how many playlists are known at most: a stream has one or two, and maybe one for each language.
+	maxPlaylists = 64
 	// reloadPause is the time between looks at a playlist that has not changed; reloadPatience is when looking ends. Segments are
 	// rarely shorter than one second or longer than ten.
 	reloadPause    = 250 * time.Millisecond
@@ -38,7 +41,7 @@ type guardedTransport struct {
 	secure *http.Transport
 
 	mu   sync.Mutex
-	seen map[string][]byte // playlists by address
+	seen map[string][sha256.Size]byte // digests of playlists, by address
 }
 
 func newGuardedTransport(g *guard) *guardedTransport {
@@ -52,7 +55,7 @@ func newGuardedTransport(g *guard) *guardedTransport {
 			ForceAttemptHTTP2:     true,
 		}
 	}
-	return &guardedTransport{guard: g, plain: transport("http"), secure: transport("https"), seen: map[string][]byte{}}
+	return &guardedTransport{guard: g, plain: transport("http"), secure: transport("https"), seen: map[string][sha256.Size]byte{}}
 }
 
 func (t *guardedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -109,8 +112,12 @@ func (t *guardedTransport) unchanged(url string, res *http.Response) (bool, erro
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := bytes.Equal(t.seen[url], playlist)
-	t.seen[url] = playlist
+	digest := sha256.Sum256(playlist)
+	old := t.seen[url] == digest
+	if len(t.seen) >= maxPlaylists {
+		clear(t.seen) // a redirect leads somewhere else each time
+	}
+	t.seen[url] = digest
 	return old, nil
 }
 

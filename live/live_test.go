@@ -98,14 +98,14 @@ func startMediamtx(t *testing.T) *mediamtx.Server {
 	return mediamtx.StartTLS(t, filepath.Join(folder, "cert.pem"), filepath.Join(folder, "key.pem"))
 }
 
-// loopback is a network that may reach everything on this machine, with a log that goes to the test.
+// loopback is a network that may reach everything on this machine, and is patient with programs that a busy machine starts late.
 func loopback(t *testing.T) *live.Network {
 	t.Helper()
 	var all []live.Pattern
 	for _, scheme := range []string{"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "http", "https"} {
 		all = append(all, pattern(t, scheme+"://127.0.0.1:*"))
 	}
-	return &live.Network{Sources: all, Sinks: all}
+	return &live.Network{Sources: all, Sinks: all, Silence: patience / 3}
 }
 
 func pattern(t *testing.T, s string) live.Pattern {

@@ -30,6 +30,7 @@ type publisher interface {
 
 // pushTracks makes a pusher of what connects with tracks known.
 func pushTracks(publish func(context.Context, *conn, []format.Format) (publisher, error)) pusher {
+	told := false
 	return func(ctx context.Context, c *conn, q *gops, connected func()) error {
 		d, err := openDemuxer(ctx, q)
 		if err != nil {
@@ -41,8 +42,9 @@ func pushTracks(publish func(context.Context, *conn, []format.Format) (publisher
 		}
 		defer p.close()
 		connected()
-		if d.leftOut > 0 {
-			c.notice(fmt.Sprintf("left out %d tracks that cannot be sent by %s or had nothing to send", d.leftOut, c.scheme))
+		if d.leftOut > 0 && !told {
+			told = true
+			c.notice(fmt.Sprintf("tracks left out because they cannot be sent by %s or had nothing to send: %d", c.scheme, d.leftOut))
 		}
 		for {
 			s, err := d.next()

@@ -112,7 +112,7 @@ hlsAddress: 127.0.0.1:%[5]d
 hlsVariant: mpegts
 hlsAlwaysRemux: yes
 hlsSegmentDuration: 400ms
-hlsSegmentCount: 5
+hlsSegmentCount: 20
 webrtc: no
 paths:
   all_others:
