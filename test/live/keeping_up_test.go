@@ -81,7 +81,8 @@ func TestStayingUp(t *testing.T) {
 	m := mediamtx.Start(t)
 	cam := camera(t, m, "in")
 	path := filepath.Join(t.TempDir(), "out.ts")
-	j := live(t, nil, m.Address("rtsp", "in", false), path)
+	// By RTSP, mediamtx would place each track by when its first packet came, which is late where all begins anew on a busy machine.
+	j := live(t, nil, m.Address("rtmp", "in", false), path)
 	j.until("frames", func(p *upscalev1.Progress) bool { return p.GetFramesEncoded() > 2*clipRate })
 	reconnected := func(n uint32) func(*upscalev1.Progress) bool {
 		return func(p *upscalev1.Progress) bool { return p.GetLive().GetSourceReconnects() >= n }
