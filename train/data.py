@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 TILE = 288  # HR pixels: divisible by 2, 3 and 4, and room for motion in a BSDS picture (481x321)
-GOP = 16  # frames of a synthetic clip, the first one intra
-KEPT_FRAMES = (3, 7, 11, 15)  # of each clip, all predicted: in a film, one frame in some 200 is not
+GOP = 9  # frames of a synthetic clip, the first one intra
+KEPT_FRAMES = (0, 2, 5, 8)  # of each clip: the intra frame and three that are predicted
 CLIPS_PER_ENCODE = 12  # clips that share an encoder run, so that starting FFmpeg does not dominate
 CRF = (18.0, 34.0)
 CODECS = (  # x264 twice as often as x265; all but ultrafast use B-frames
