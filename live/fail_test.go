@@ -245,7 +245,7 @@ func TestSlowSink(t *testing.T) {
 				defer from.Close()
 				recording, err = tryRecord(from, time.Second)
 			}()
-			send(24, length, 2, recorded)
+			send(24, length, 1, recorded)
 			<-recorded
 			if err != nil {
 				t.Fatal(err)
