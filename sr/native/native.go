@@ -111,7 +111,7 @@ func (n *Network) Radius() int { return n.prog.radius }
 // MultiplyAdds returns how many multiply-adds one pixel of input takes.
 func (n *Network) MultiplyAdds() int64 { return n.prog.macs }
 
-// Path names the implementation in use: "avx512vnni", "avxvnni", "avx2" or "scalar".
+// Path names the implementation in use: "avx512vnni", "avxvnni", "avx2", "dotprod" or "scalar".
 func (n *Network) Path() string { return n.path.name }
 
 // Refused lists the paths that this CPU has but whose results differed from the scalar path's in the self-check.
