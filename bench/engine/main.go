@@ -18,6 +18,7 @@ import (
 	"upscaler/internal/frame"
 	"upscaler/models"
 	"upscaler/sr"
+	"upscaler/sr/native"
 	"upscaler/sr/onnx"
 )
 
@@ -45,6 +46,7 @@ func run(out io.Writer, long time.Duration, sizes []string, only string, workers
 	if err != nil {
 		return err
 	}
+	engines[0] = native.NewEngine(native.Options{Workers: workers, Other: engines[0]}) // the CPU, as the server has it
 	s, err := sr.New(sr.Config{Models: files, Engines: engines, Missing: missing})
 	if err != nil {
 		return err

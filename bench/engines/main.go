@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bufio"
 	"flag"
 	"fmt"
 	"io"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"upscaler/bench/machine"
 	"upscaler/internal/frame"
 	"upscaler/models"
 	"upscaler/sr"
@@ -138,10 +138,10 @@ func bench(width, height, rounds int, only, python, out string) error {
 	var page strings.Builder
 	fmt.Fprintf(&page, "# The engines side by side\n\n")
 	fmt.Fprintf(&page, "%s, %s. Luma of %dx%d, one thread each, processor time, %d turns taken in rotation. Written by `make bench-engines`.\n\n",
-		processor(), time.Now().UTC().Format(time.DateOnly), width, height, rounds)
-	fmt.Fprintf(&page, "The processor time of a thread counts its own work only; beside it there was other work on the machine (load average %s on %d cores). "+
+		machine.Name(), time.Now().UTC().Format(time.DateOnly), width, height, rounds)
+	fmt.Fprintf(&page, "The processor time of a thread counts its own work only; beside it there was other work on the machine (load average %s). "+
 		"Ours and ONNX Runtime turn 8-bit samples into their own and back within the time; OpenVINO and ncnn get and give float32.\n\n",
-		loadAverage(), runtime.NumCPU())
+		loadAverage())
 	peaks.write(&page)
 	for _, f := range files {
 		table(&page, f, entries, float64(multiplyAdds[shapeOf(f)])*float64(width*height)/1e9, peaks)
@@ -289,29 +289,4 @@ func loadAverage() string {
 	}
 	first, _, _ := strings.Cut(string(b), " ")
 	return first
-}
-
-// processor returns the processor's name and what instructions it has that matter here.
-func processor() string {
-	name, flags := "unknown processor", ""
-	f, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return name
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		key, value, _ := strings.Cut(s.Text(), ":")
-		switch strings.TrimSpace(key) {
-		case "model name":
-			name = strings.TrimSpace(value)
-		case "flags":
-			for _, flag := range strings.Fields(value) {
-				if flag == "avx2" || flag == "avx512_vnni" || flag == "avx_vnni" {
-					flags += " " + flag
-				}
-			}
-			return name + " (" + strings.TrimSpace(flags) + ")"
-		}
-	}
-	return name
 }
