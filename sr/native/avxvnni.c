@@ -9,42 +9,10 @@ const nat_path *nat_avxvnni(void) { return NULL; }
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avxvnni")
-#include "epilogue_avx2.h"
+#include <immintrin.h>
 
-#define VEC __m256i
-#define VECS 2
-#define PIXELS1 6
-#define TAPS_PIXELS1 4
-#define PIXELS2 0
-#define MAX_PIXELS 6
-#define BIAS(op) (op)->bias
-#define LOAD_SUMS(p) _mm256_load_si256((const __m256i *)(p))
-#define LOAD_WEIGHTS(p) _mm256_load_si256((const __m256i *)(p))
-#define BROADCAST(i) _mm256_set1_epi32(i)
 #define DOT(sums, in, weights) _mm256_dpbusd_avx_epi32(sums, in, weights)
-#define OPAQUE(v) __asm__("" : "+v"(v))
-
-INLINE void finish_block(const nat_op *op, const nat_work *w, int x, int c, VEC sums[2][MAX_PIXELS][VECS], const int groups,
-	const int pixels) {
-	(void)groups;
-#pragma GCC unroll 3
-	for (int i = 0; i < pixels; i += 2) {
-		sums2 s = {sums[0][i][0], sums[0][i][1], sums[0][i + 1][0], sums[0][i + 1][1]};
-		finish2(op, w, 0, x + i, c, op->mul, s, 0);
-	}
-}
-
-#include "quads.h"
-
-static int lines(const nat_op *op) {
-	(void)op;
-	return 1;
-}
-
-static size_t scratch(const nat_op *op, int width) {
-	(void)op, (void)width;
-	return 0;
-}
+#include "quads256.h"
 
 const nat_path *nat_avxvnni(void) {
 	static const nat_path path = {"avxvnni", lines, scratch, quads_conv, finish_plane};
