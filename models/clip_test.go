@@ -22,7 +22,7 @@ const (
 // margins are by how many dB of luma PSNR a model beats bicubic at least on three pictures of a film that no model has seen, by
 // scale; models trained on compressed video are not made for these clean ones, and gain less.
 var margins = map[string]map[int]float64{
-	"clean": {2: 2.7},
+	"clean": {2: 2.7, 3: 1.7, 4: 1.3},
 	"video": {2: 2.2, 3: 1.7, 4: 1.3},
 }
 
