@@ -173,15 +173,7 @@ func score(t *testing.T, scheduler *sr.Scheduler, f sr.File, folder string) floa
 	for _, path := range small {
 		got := upscale(t, job, lumaOf(readPNG(t, path)))
 		want := lumaOf(readPNG(t, strings.Replace(path, "_LR", "_HR", 1)))
-		square, n := 0.0, 0
-		for y := f.Scale; y < got.Height-f.Scale; y++ {
-			for x := f.Scale; x < got.Width-f.Scale; x++ {
-				d := float64(sample16(got, x, y)) - float64(sample16(want, x, y))
-				square += d * d
-				n++
-			}
-		}
-		sum += 10 * math.Log10(math.MaxUint16*math.MaxUint16*float64(n)/square)
+		sum += psnr(got, want, f.Scale)
 	}
 	return sum / float64(len(small))
 }
@@ -200,6 +192,23 @@ func lumaOf(picture image.Image) frame.Plane {
 	return p
 }
 
-func sample16(p frame.Plane, x, y int) uint16 {
-	return uint16(p.Data[y*p.Stride+2*x]) | uint16(p.Data[y*p.Stride+2*x+1])<<8
+// psnr returns the PSNR of two planes of one depth in dB, without a border of so many samples, as the papers measure it.
+func psnr(a, b frame.Plane, border int) float64 {
+	square, n := 0.0, 0
+	for y := border; y < a.Height-border; y++ {
+		for x := border; x < a.Width-border; x++ {
+			d := float64(sample(a, x, y) - sample(b, x, y))
+			square += d * d
+			n++
+		}
+	}
+	peak := float64(int(1)<<a.Depth - 1)
+	return 10 * math.Log10(peak*peak*float64(n)/square)
+}
+
+func sample(p frame.Plane, x, y int) int {
+	if p.Depth == 8 {
+		return int(p.Data[y*p.Stride+x])
+	}
+	return int(p.Data[y*p.Stride+2*x]) | int(p.Data[y*p.Stride+2*x+1])<<8
 }

@@ -54,10 +54,16 @@ def loss_of(kind, y, target):
 
 
 def given_weights(path):
-    """Returns the dict of a checkpoint, or what a float .onnx file holds of one: tier, scale, model and history."""
+    """Returns the dict of a checkpoint, or what a float .onnx file holds of one: tier, scale, model and history.
+
+    Exits with a sentence when the file is not a float LMSWN.
+    """
     if not path.endswith(".onnx"):
         return torch.load(path, map_location="cpu", weights_only=True)
-    folded, about = export.read_float(path)
+    try:
+        folded, about = export.read_float(path)
+    except ValueError as error:
+        sys.exit(str(error))
     net = model.LMSWN(folded.tier, folded.scale)
     net.unfold(folded)
     return {"tier": folded.tier, "scale": folded.scale, "model": net.state_dict(), "history": about["training"].split("; then ")}
